@@ -1,0 +1,245 @@
+"""Every parameter, once: default, meaning, unit and range.
+
+ROS parameter descriptors, config/recon4d.yaml and docs/parameters.md are generated from here.
+A key that does not exist or a value out of range is an error that names the key, the value and
+the bound; nothing is repaired silently.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from recon4d_ros.errors import ConfigError
+
+Scalar = bool | int | float | str
+
+
+def setting(
+    default: Scalar,
+    doc: str,
+    *,
+    unit: str = "",
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] = (),
+) -> Any:
+    """A parameter: its default, meaning, unit and range (bounds included)."""
+    meta = {"doc": doc, "unit": unit, "minimum": minimum, "maximum": maximum, "choices": choices}
+    return field(default=default, metadata=meta)
+
+
+@dataclass(frozen=True)
+class ImageConfig:
+    """Sizes at which images are worked on."""
+
+    tracking_max_side: int = setting(
+        640, "long side at which points are tracked", unit="px", minimum=64, maximum=4096
+    )
+    dense_max_side: int = setting(
+        320, "long side of depth, masks and clouds", unit="px", minimum=32, maximum=2048
+    )
+
+
+@dataclass(frozen=True)
+class WindowConfig:
+    """The sliding window."""
+
+    size: int = setting(12, "frames in a window", minimum=4, maximum=64)
+    stride: int = setting(4, "new frames between two windows", minimum=1, maximum=16)
+    final_lag: int = setting(6, "frames after which a frame is final", minimum=3, maximum=32)
+
+
+@dataclass(frozen=True)
+class PredictorConfig:
+    """Which predictor gives pointmaps."""
+
+    name: str = setting("classical", "pointmap predictor", choices=("classical",))
+
+
+@dataclass(frozen=True)
+class MapConfig:
+    """The static map."""
+
+    max_voxels: int = setting(400_000, "bound on stored voxels", minimum=1000, maximum=20_000_000)
+    voxel_size: float = setting(
+        0.01, "voxel edge over the median depth of the first keyframe", minimum=1e-4, maximum=1.0
+    )
+    min_observations: int = setting(
+        2, "observations before a voxel is published", minimum=1, maximum=100
+    )
+    publish_rate: float = setting(
+        1.0, "publications of ~/static_map", unit="Hz", minimum=0.01, maximum=30.0
+    )
+
+
+@dataclass(frozen=True)
+class Config:
+    """All parameters."""
+
+    image: ImageConfig = field(default_factory=ImageConfig)
+    window: WindowConfig = field(default_factory=WindowConfig)
+    predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    map: MapConfig = field(default_factory=MapConfig)
+
+    def __post_init__(self) -> None:
+        """Check every value and the rules that join two of them."""
+        for key in parameters():
+            _check(key, self.get(key.name))
+        if self.window.stride > min(self.window.size, self.window.final_lag - 2):
+            raise ConfigError(
+                f"window.stride={self.window.stride} is too large: at most window.size="
+                f"{self.window.size} and window.final_lag - 2 = {self.window.final_lag - 2} "
+                "(a final mask needs later partners); lower window.stride"
+            )
+
+    def get(self, name: str) -> Scalar:
+        """Value of a dotted parameter name."""
+        section, key = name.split(".", 1)
+        value: Scalar = getattr(getattr(self, section), key)
+        return value
+
+    def flat(self) -> dict[str, Scalar]:
+        """Every dotted name with its value, in the order of declaration."""
+        return {parameter.name: self.get(parameter.name) for parameter in parameters()}
+
+    def nested(self) -> dict[str, dict[str, Scalar]]:
+        """Section, key, value."""
+        return dataclasses.asdict(self)
+
+    def replaced(self, changes: Mapping[str, Any]) -> Config:
+        """A copy with the dotted names in `changes` set.
+
+        Raises:
+            ConfigError: a name does not exist, or a value has the wrong type or range.
+        """
+        known = {parameter.name: parameter for parameter in parameters()}
+        sections: dict[str, dict[str, Scalar]] = {}
+        for name, value in changes.items():
+            if name not in known:
+                raise ConfigError(_unknown(name, list(known)))
+            section, key = name.split(".", 1)
+            sections.setdefault(section, {})[key] = _typed(known[name], value)
+        parts = {
+            section: dataclasses.replace(getattr(self, section), **values)
+            for section, values in sections.items()
+        }
+        return dataclasses.replace(self, **parts)
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One declared parameter."""
+
+    name: str
+    default: Scalar
+    doc: str
+    unit: str
+    minimum: float | None
+    maximum: float | None
+    choices: tuple[str, ...]
+
+    @property
+    def bounds(self) -> str:
+        """The range in words, for messages and tables."""
+        if self.choices:
+            return "one of " + ", ".join(self.choices)
+        if self.minimum is None and self.maximum is None:
+            return "any " + type(self.default).__name__
+        return f"{self.minimum} to {self.maximum}"
+
+
+def parameters() -> Iterator[Parameter]:
+    """Every parameter in the order of declaration."""
+    for section in dataclasses.fields(Config):
+        for key in dataclasses.fields(section.default_factory):  # type: ignore[arg-type]
+            yield Parameter(f"{section.name}.{key.name}", key.default, **key.metadata)
+
+
+def section_docs() -> dict[str, str]:
+    """The one-line meaning of each section."""
+    return {
+        section.name: (section.default_factory.__doc__ or "").strip()  # type: ignore[union-attr]
+        for section in dataclasses.fields(Config)
+    }
+
+
+def load_config(path: Path | None = None, overrides: tuple[str, ...] = ()) -> Config:
+    """Defaults, then a YAML file, then `key=value` overrides.
+
+    The file is nested by section, or a ROS parameter file (`node: ros__parameters: ...`).
+
+    Raises:
+        ConfigError: the file cannot be read, or a key or value is refused.
+    """
+    config = Config()
+    if path is not None:
+        config = config.replaced(_read_yaml(path))
+    changes = {}
+    for text in overrides:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"'{text}' is not key=value; write for example window.stride=2")
+        changes[name.strip()] = yaml.safe_load(value)
+    return config.replaced(changes)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        content = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        reason = str(error).replace("\n", " ")
+        raise ConfigError(f"cannot read the config file {path}: {reason}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise ConfigError(f"{path} holds a {type(content).__name__}; expected sections of keys")
+    if len(content) == 1:
+        (only,) = content.values()
+        if isinstance(only, Mapping) and "ros__parameters" in only:
+            content = only["ros__parameters"]
+    return dict(_dotted(content))
+
+
+def _dotted(content: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in content.items():
+        if isinstance(value, Mapping):
+            yield from _dotted(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _typed(parameter: Parameter, value: Any) -> Scalar:
+    kind = type(parameter.default)
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if kind is str and value is None:
+        return ""
+    if type(value) is not kind:
+        raise ConfigError(
+            f"{parameter.name}={value!r} is a {type(value).__name__}; "
+            f"expected {kind.__name__} ({parameter.bounds})"
+        )
+    return value  # type: ignore[no-any-return]
+
+
+def _check(parameter: Parameter, value: Scalar) -> None:
+    low, high = parameter.minimum, parameter.maximum
+    bad = bool(parameter.choices) and value not in parameter.choices
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        # Written so that NaN fails too.
+        bad = bad or not ((low is None or value >= low) and (high is None or value <= high))
+    if bad:
+        unit = f" {parameter.unit}" if parameter.unit else ""
+        raise ConfigError(f"{parameter.name}={value!r} is refused; expected {parameter.bounds}{unit}")
+
+
+def _unknown(name: str, known: list[str]) -> str:
+    nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"unknown parameter '{name}'; the nearest is '{nearest[0]}' (recon4d config dump lists all)"

@@ -1,0 +1,346 @@
+"""The frozen dataclasses that travel between the rooms of the house.
+
+Tensors are torch, on the CPU unless a docstring says otherwise. Shapes use the letters of
+docs/conventions.md: T frames, H W rows and columns, N tracks, E directed pairs. Poses are float64,
+images uint8, everything dense float32. Camera frames are optical (x right, y down, z forward).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Intrinsics:
+    """Pinhole camera of exactly one image size, in pixels; the first pixel's centre is (0, 0)."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    width: int
+    height: int
+
+    @property
+    def K(self) -> Tensor:
+        """Camera matrix, (3, 3) float64."""
+        rows = [[self.fx, 0.0, self.cx], [0.0, self.fy, self.cy], [0.0, 0.0, 1.0]]
+        return torch.tensor(rows, dtype=torch.float64)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.height, self.width
+
+
+class IntrinsicsSource(Enum):
+    """Where the intrinsics of a result come from."""
+
+    GIVEN = "given"
+    ESTIMATED = "estimated"
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One stamped, rectified RGB image.
+
+    Attributes:
+        index: running number of the frame since the last reset, 0 first.
+        stamp_ns: acquisition time, nanoseconds; strictly increasing within a stream.
+        rgb: (H, W, 3) uint8.
+        intrinsics: of this image; None when unknown (it is then estimated).
+    """
+
+    index: int
+    stamp_ns: int
+    rgb: Tensor
+    intrinsics: Intrinsics | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width)."""
+        return self.rgb.shape[0], self.rgb.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Up to T consecutive frames fed to a predictor together, oldest first.
+
+    Attributes:
+        frames: the frames; fewer than the configured size only at the start of a stream.
+        num_new: how many of them (the last ones) no earlier window held.
+    """
+
+    frames: tuple[Frame, ...]
+    num_new: int
+
+    @property
+    def indices(self) -> tuple[int, ...]:
+        """Frame numbers, oldest first."""
+        return tuple(frame.index for frame in self.frames)
+
+
+@dataclass(frozen=True, eq=False)
+class FlowField:
+    """Dense correspondence from one frame to another on the dense grid.
+
+    Attributes:
+        source: index of the frame whose pixels it starts from.
+        target: index of the frame it points into.
+        flow: (H, W, 2) float32, px of the dense grid, x then y.
+        valid: (H, W) bool, passes the forward-backward check and stays inside the image.
+    """
+
+    source: int
+    target: int
+    flow: Tensor
+    valid: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Tracks:
+    """N point tracks over the T frames of a window.
+
+    Attributes:
+        ids: (N,) int64, the same physical track keeps its id from window to window.
+        uv: (T, N, 2) float32, px of the dense grid; NaN where not tracked.
+        visibility: (T, N) float32 in [0, 1].
+        mobility: (T, N) float32 in [0, 1], probability that the point moves in the world.
+    """
+
+    ids: Tensor
+    uv: Tensor
+    visibility: Tensor
+    mobility: Tensor
+
+
+class TrackingState(Enum):
+    """What the pose of a frame rests on."""
+
+    INITIALISING = "initialising"  # posed in the gauge of the first frame, depth not yet known
+    TRACKING = "tracking"
+    NO_PARALLAX = "no_parallax"  # standing or rotating: pose tracked, depth kept from before
+    LOST = "lost"  # no pose
+
+
+@dataclass(frozen=True, eq=False)
+class FramePrediction:
+    """What a predictor knows of one frame on its arrival, from past frames only.
+
+    Coordinates are those of the predictor's own reference frame `key_index`, in its own scale.
+
+    Attributes:
+        index, stamp_ns: of the frame.
+        key_index: frame whose camera is the coordinate frame.
+        intrinsics: of the dense grid (H, W).
+        intrinsics_source: given or estimated.
+        T_key_cam: (4, 4) float64, None when tracking is lost.
+        depth: (H, W) float32 z-depth, NaN where unknown.
+        confidence: (H, W) float32, the predictor's own scale, 0 where depth is NaN.
+        flows: correspondences between this frame and past ones, both directions.
+        state: what the pose rests on.
+        residual_px: median reprojection error of the pose support, dense-grid px.
+        num_support: points that support the pose.
+        filled: (H, W) bool, depth borrowed from the surroundings (moving or unseen surface).
+        tracks: live tracks of this frame (T = 1), or None.
+    """
+
+    index: int
+    stamp_ns: int
+    key_index: int
+    intrinsics: Intrinsics
+    intrinsics_source: IntrinsicsSource
+    T_key_cam: Tensor | None
+    depth: Tensor
+    confidence: Tensor
+    flows: tuple[FlowField, ...]
+    state: TrackingState
+    residual_px: float
+    num_support: int
+    filled: Tensor
+    tracks: Tracks | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class WindowPrediction:
+    """Pointmaps of a window in its keyframe's camera.
+
+    Attributes:
+        indices: the T frame numbers, oldest first.
+        stamps_ns: their stamps.
+        key_index: frame whose camera is the coordinate frame; one of `indices`.
+        intrinsics: of the dense grid (H, W).
+        intrinsics_source: given or estimated.
+        points_key: (T, H, W, 3) float32 in the keyframe camera, NaN where unknown.
+        confidence: (T, H, W) float32, the predictor's own scale, 0 where points are NaN.
+        filled: (T, H, W) bool, depth borrowed from the surroundings.
+        T_key_cam: (T, 4, 4) float64 poses inside the window, or None (a network: PnP finds them).
+            NaN for a frame the predictor could not pose.
+        pose_residual_px: (T,) float32 median reprojection error, or None.
+        pose_support: (T,) int64 points that support each pose, or None.
+        states: one per frame.
+        flows: correspondences between frames of the window.
+        landmark_ids: (P,) int64 sparse static points, the same id in every window; or None.
+        landmarks_key: (P, 3) float64 in the keyframe camera, or None.
+        tracks: point tracks over the window, or None.
+    """
+
+    indices: tuple[int, ...]
+    stamps_ns: tuple[int, ...]
+    key_index: int
+    intrinsics: Intrinsics
+    intrinsics_source: IntrinsicsSource
+    points_key: Tensor
+    confidence: Tensor
+    filled: Tensor
+    T_key_cam: Tensor | None
+    pose_residual_px: Tensor | None
+    pose_support: Tensor | None
+    states: tuple[TrackingState, ...]
+    flows: tuple[FlowField, ...]
+    landmark_ids: Tensor | None = None
+    landmarks_key: Tensor | None = None
+    tracks: Tracks | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class DynamicMask:
+    """Which pixels of some frames show a surface that moves in the world.
+
+    Attributes:
+        indices: frame numbers, oldest first (T of them).
+        mask: (T, H, W) bool, True where the surface moves.
+        evidence: (T, H, W) float32, squared residual over its threshold; > 1 speaks for motion.
+        decided: (T, H, W) bool, False where no pair could vote.
+    """
+
+    indices: tuple[int, ...]
+    mask: Tensor
+    evidence: Tensor
+    decided: Tensor
+
+    def of(self, index: int) -> Tensor:
+        """Mask (H, W) of one frame number."""
+        return self.mask[self.indices.index(index)]
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedWindow:
+    """A window in map coordinates.
+
+    Attributes:
+        prediction: what was aligned.
+        dynamic: its mask.
+        T_map_cam: (T, 4, 4) float64, NaN where the frame has no pose.
+        scale: map units per predictor unit of this window.
+        submap: number of the submap the window lies in; a new one starts after a failed
+            relocalisation and shares no gauge with the one before.
+        is_keyframe: (T,) bool, frames worth keeping as alignment anchors.
+        residual: median distance of shared points after alignment, map units.
+        num_shared: shared points and poses the alignment rests on; 0 when it opens a submap.
+    """
+
+    prediction: WindowPrediction
+    dynamic: DynamicMask
+    T_map_cam: Tensor
+    scale: float
+    submap: int
+    is_keyframe: Tensor
+    residual: float
+    num_shared: int
+
+
+class EventKind(Enum):
+    """Discontinuities that are published, never hidden."""
+
+    INITIALISED = "initialised"
+    LOST = "lost"
+    RELOCALISED = "relocalised"
+    NEW_SUBMAP = "new_submap"
+    MAP_CORRECTION = "map_correction"
+    RESET = "reset"
+
+
+@dataclass(frozen=True)
+class MapEvent:
+    """A discontinuity of the map or of the tracking."""
+
+    kind: EventKind
+    stamp_ns: int
+    submap: int
+    message: str
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """What is known of one frame: provisional on arrival, final at a fixed lag.
+
+    Attributes:
+        frame: the input frame.
+        is_final: nothing of the frame changes any more.
+        T_map_cam: (4, 4) float64 camera pose in the map, None when there is none.
+        depth: (H, W) float32 on the dense grid, map units (metres if scale_known), NaN invalid.
+        confidence: (H, W) float32, 0 where depth is NaN.
+        dynamic_mask: (H, W) bool on the dense grid.
+        filled: (H, W) bool, depth borrowed from the surroundings, low confidence.
+        intrinsics: of the dense grid.
+        intrinsics_source: given or estimated.
+        state: what the pose rests on.
+        submap: number of the submap; poses of different submaps share no gauge.
+        scale_known: metric scale or arbitrary.
+        residual_px, num_support: quality of the pose.
+    """
+
+    frame: Frame
+    is_final: bool
+    T_map_cam: Tensor | None
+    depth: Tensor
+    confidence: Tensor
+    dynamic_mask: Tensor
+    filled: Tensor
+    intrinsics: Intrinsics
+    intrinsics_source: IntrinsicsSource
+    state: TrackingState
+    submap: int
+    scale_known: bool
+    residual_px: float
+    num_support: int
+
+
+@dataclass(frozen=True, eq=False)
+class StepOutput:
+    """Everything one call of `Reconstructor.step` has to say.
+
+    Attributes:
+        provisional: the frame just given.
+        final: earlier frames that became final, oldest first.
+        events: discontinuities, in order.
+        stage_seconds: wall time per stage of this step.
+    """
+
+    provisional: Reconstruction
+    final: tuple[Reconstruction, ...] = ()
+    events: tuple[MapEvent, ...] = ()
+    stage_seconds: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class PointCloud:
+    """P coloured points in map coordinates.
+
+    Attributes:
+        points: (P, 3) float32.
+        rgb: (P, 3) uint8.
+        confidence: (P,) float32.
+        num_observations: (P,) int32.
+    """
+
+    points: Tensor
+    rgb: Tensor
+    confidence: Tensor
+    num_observations: Tensor

@@ -1,0 +1,51 @@
+"""What the rest of the house knows of predictors and trackers."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from recon4d_ros.datatypes import Frame, FramePrediction, Tracks, Window, WindowPrediction
+
+
+class PointmapPredictor(Protocol):
+    """Gives pointmaps of frames; may carry state from frame to frame, never sees the map."""
+
+    name: str
+
+    def track(self, frame: Frame) -> FramePrediction:
+        """Pose, depth and correspondences of one frame on its arrival, from past frames only.
+
+        Raises:
+            PredictorError: the frame cannot be used; the predictor's state is unchanged.
+        """
+        ...
+
+    def predict(self, window: Window) -> WindowPrediction:
+        """Pointmaps of a window whose frames have all been given to `track` before.
+
+        Raises:
+            PredictorError: the window holds a frame that was never tracked.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Forget everything, as if newly made."""
+        ...
+
+
+class PointTracker(Protocol):
+    """Tracks points over frames."""
+
+    name: str
+
+    def track(self, window: Window) -> Tracks:
+        """Tracks over the frames of a window, px of the frames' own size.
+
+        Raises:
+            PredictorError: the frames differ in size.
+        """
+        ...
+
+    def reset(self) -> None:
+        """Forget everything, as if newly made."""
+        ...
