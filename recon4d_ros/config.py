@@ -158,14 +158,19 @@ class Parameter:
 def parameters() -> Iterator[Parameter]:
     """Every parameter in the order of declaration."""
     for section in dataclasses.fields(Config):
-        for key in dataclasses.fields(section.default_factory):  # type: ignore[arg-type]
-            yield Parameter(f"{section.name}.{key.name}", key.default, **key.metadata)
+        for key in dataclasses.fields(_section_type(section)):
+            default: Any = key.default
+            yield Parameter(f"{section.name}.{key.name}", default, **key.metadata)
+
+
+def _section_type(section: dataclasses.Field[Any]) -> Any:
+    return section.default_factory
 
 
 def section_docs() -> dict[str, str]:
     """The one-line meaning of each section."""
     return {
-        section.name: (section.default_factory.__doc__ or "").strip()  # type: ignore[union-attr]
+        section.name: (_section_type(section).__doc__ or "").strip()
         for section in dataclasses.fields(Config)
     }
 
@@ -226,7 +231,7 @@ def _typed(parameter: Parameter, value: Any) -> Scalar:
             f"{parameter.name}={value!r} is a {type(value).__name__}; "
             f"expected {kind.__name__} ({parameter.bounds})"
         )
-    return value  # type: ignore[no-any-return]
+    return kind(value)
 
 
 def _check(parameter: Parameter, value: Scalar) -> None:
@@ -237,7 +242,9 @@ def _check(parameter: Parameter, value: Scalar) -> None:
         bad = bad or not ((low is None or value >= low) and (high is None or value <= high))
     if bad:
         unit = f" {parameter.unit}" if parameter.unit else ""
-        raise ConfigError(f"{parameter.name}={value!r} is refused; expected {parameter.bounds}{unit}")
+        raise ConfigError(
+            f"{parameter.name}={value!r} is refused; expected {parameter.bounds}{unit}"
+        )
 
 
 def _unknown(name: str, known: list[str]) -> str:

@@ -136,6 +136,8 @@ class FramePrediction:
 
     Attributes:
         index, stamp_ns: of the frame.
+        gauge: number of the predictor's gauge; it grows when the predictor lost everything and
+            started anew, and coordinates of different gauges have nothing in common.
         key_index: frame whose camera is the coordinate frame.
         intrinsics: of the dense grid (H, W).
         intrinsics_source: given or estimated.
@@ -152,6 +154,7 @@ class FramePrediction:
 
     index: int
     stamp_ns: int
+    gauge: int
     key_index: int
     intrinsics: Intrinsics
     intrinsics_source: IntrinsicsSource
@@ -173,6 +176,7 @@ class WindowPrediction:
     Attributes:
         indices: the T frame numbers, oldest first.
         stamps_ns: their stamps.
+        gauge: number of the predictor's gauge, as in `FramePrediction`.
         key_index: frame whose camera is the coordinate frame; one of `indices`.
         intrinsics: of the dense grid (H, W).
         intrinsics_source: given or estimated.
@@ -192,6 +196,7 @@ class WindowPrediction:
 
     indices: tuple[int, ...]
     stamps_ns: tuple[int, ...]
+    gauge: int
     key_index: int
     intrinsics: Intrinsics
     intrinsics_source: IntrinsicsSource
@@ -344,3 +349,16 @@ class PointCloud:
     rgb: Tensor
     confidence: Tensor
     num_observations: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Trajectory:
+    """Stamped camera poses, oldest first.
+
+    Attributes:
+        stamps_ns: (N,) int64, strictly increasing.
+        T_world_cam: (N, 4, 4) float64.
+    """
+
+    stamps_ns: Tensor
+    T_world_cam: Tensor

@@ -1,0 +1,1 @@
+"""Joining windows to the map."""

@@ -1,0 +1,1 @@
+"""Pure torch geometry: batched, any device, no configuration, no input or output."""

@@ -1,0 +1,1 @@
+"""The bounded static map and the moving points of the present."""

@@ -1,0 +1,1 @@
+"""Interchangeable sources of pointmaps, poses, correspondences and tracks."""

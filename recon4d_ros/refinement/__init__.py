@@ -1,0 +1,1 @@
+"""Refining what alignment left."""

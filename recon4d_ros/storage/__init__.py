@@ -1,0 +1,1 @@
+"""Doors to files: sequences, bags, videos, trajectories, clouds."""

@@ -1,0 +1,1 @@
+"""Seeded scenes with exact poses, depth, masks and tracks."""
