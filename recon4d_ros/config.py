@@ -231,7 +231,7 @@ def _typed(parameter: Parameter, value: Any) -> Scalar:
             f"{parameter.name}={value!r} is a {type(value).__name__}; "
             f"expected {kind.__name__} ({parameter.bounds})"
         )
-    return kind(value)
+    return kind(value)  # type: ignore[no-any-return]
 
 
 def _check(parameter: Parameter, value: Scalar) -> None:
@@ -249,4 +249,7 @@ def _check(parameter: Parameter, value: Scalar) -> None:
 
 def _unknown(name: str, known: list[str]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-    return f"unknown parameter '{name}'; the nearest is '{nearest[0]}' (recon4d config dump lists all)"
+    return (
+        f"unknown parameter '{name}'; the nearest is '{nearest[0]}' "
+        "(recon4d config dump lists all)"
+    )

@@ -41,5 +41,5 @@ class EvaluationError(Recon4DError):
     """Results and ground truth cannot be compared."""
 
 
-class EnvironmentError4D(Recon4DError):
+class MissingPrerequisiteError(Recon4DError):
     """Something that the machine should offer is missing."""
