@@ -64,6 +64,35 @@ class PredictorConfig:
 
 
 @dataclass(frozen=True)
+class FlowConfig:
+    """Dense optical flow."""
+
+    step: int = setting(
+        4, "frames between a frame and its nearest flow partner", minimum=1, maximum=16
+    )
+    num_partners: int = setting(
+        3, "past partners, at 1, 2, ... times flow.step", minimum=1, maximum=8
+    )
+    finest_scale: int = setting(
+        0, "finest pyramid level of the search; 0 is the dense grid", minimum=0, maximum=3
+    )
+    patch_stride: int = setting(4, "step between patches", unit="px", minimum=1, maximum=8)
+    refinement_iterations: int = setting(
+        2, "fixed point iterations of the variational refinement", minimum=0, maximum=10
+    )
+    consistency_px: float = setting(
+        1.0,
+        "forward-backward mismatch of a valid pixel, at a long side of 512",
+        unit="px",
+        minimum=0.1,
+        maximum=10.0,
+    )
+    consistency_ratio: float = setting(
+        0.05, "the same, over the length of the flow", minimum=0.0, maximum=0.5
+    )
+
+
+@dataclass(frozen=True)
 class MapConfig:
     """The static map."""
 
@@ -86,6 +115,7 @@ class Config:
     image: ImageConfig = field(default_factory=ImageConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    flow: FlowConfig = field(default_factory=FlowConfig)
     map: MapConfig = field(default_factory=MapConfig)
 
     def __post_init__(self) -> None:

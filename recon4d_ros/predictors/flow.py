@@ -1,0 +1,208 @@
+"""Dense flow between a frame and its past partners, both directions, with validity.
+
+Only the flow over `flow.step` frames is estimated (OpenCV DIS: Kroeger et al., "Fast Optical Flow
+using Dense Inverse Search", ECCV 2016). Longer baselines are chains of such steps,
+F_ac(x) = F_ab(x) + F_bc(x + F_ab(x)), which costs a resampling instead of a search and is as
+accurate as a direct estimate at small motion and better at large motion (docs/adr/0003).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recon4d_ros.config import FlowConfig
+from recon4d_ros.datatypes import FlowField
+from recon4d_ros.errors import PredictorError
+
+Grey = NDArray[np.uint8]
+Flow = NDArray[np.float32]
+Valid = NDArray[np.bool_]
+
+# The tolerance of the forward-backward check is given for images of this long side.
+REFERENCE_SIDE_PX = 512.0
+
+# OpenCV's type stubs know no None for an array left out.
+_ABSENT = np.empty(0, dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class _Link:
+    """Flow from a frame to one of its past partners and back."""
+
+    partner: int
+    to_past: Flow
+    to_past_valid: Valid
+    from_past: Flow
+    from_past_valid: Valid
+
+    def fields(self, index: int) -> tuple[FlowField, FlowField]:
+        """Both directions as they travel between the rooms."""
+        return (
+            _field(index, self.partner, self.to_past, self.to_past_valid),
+            _field(self.partner, index, self.from_past, self.from_past_valid),
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Past:
+    """What is kept of a past frame."""
+
+    index: int
+    grey: Grey
+    links: tuple[_Link, ...]
+
+
+class FlowHistory:
+    """Flow of a stream of grey images; keeps `flow.step` frames and nothing else.
+
+    At the beginning of a stream, before `flow.step` frames have passed, the first frame is the
+    partner.
+    """
+
+    def __init__(self, config: FlowConfig) -> None:
+        """Make the estimator; the stream starts empty."""
+        self._config = config
+        self._past: deque[_Past] = deque(maxlen=config.step)
+        self._search = _dense_inverse_search(config)
+
+    def push(self, index: int, grey: Grey) -> tuple[FlowField, ...]:
+        """Flow between the new frame and its past partners.
+
+        Args:
+            index: number of the frame, larger than any before.
+            grey: (H, W) uint8 on the dense grid, the same size for all frames.
+
+        Returns:
+            For each partner, nearest first: from the new frame to it, then back. Empty for the
+            first frame.
+
+        Raises:
+            PredictorError: the image is not grey uint8, or its size or index does not fit the
+                stream; the history is unchanged.
+        """
+        self._check(index, grey)
+        links: tuple[_Link, ...] = ()
+        if self._past:
+            oldest = self._past[0]
+            direct = self._estimate(oldest, grey)
+            longer = oldest.links[: self._config.num_partners - 1]
+            links = (direct, *(_chained(direct, link, self._config) for link in longer))
+        self._past.append(_Past(index, grey.copy(), links))
+        return tuple(flow for link in links for flow in link.fields(index))
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        self._past.clear()
+
+    def _check(self, index: int, grey: Grey) -> None:
+        if grey.ndim != 2 or grey.dtype != np.uint8 or min(grey.shape) < 16:
+            raise PredictorError(
+                f"flow needs a grey uint8 image of at least 16 x 16, got shape {grey.shape} of "
+                f"{grey.dtype}; convert the frame first"
+            )
+        if not self._past:
+            return
+        last = self._past[-1]
+        if grey.shape != last.grey.shape:
+            raise PredictorError(
+                f"frame {index} has size {grey.shape}, the stream {last.grey.shape}; "
+                "reset the history when the camera changes size"
+            )
+        if index <= last.index:
+            raise PredictorError(
+                f"frame {index} came after frame {last.index}; frames must come in order"
+            )
+
+    def _estimate(self, past: _Past, grey: Grey) -> _Link:
+        to_past = self._search_flow(grey, past.grey)
+        from_past = self._search_flow(past.grey, grey)
+        return _Link(
+            past.index,
+            to_past,
+            consistent(to_past, from_past, self._config),
+            from_past,
+            consistent(from_past, to_past, self._config),
+        )
+
+    def _search_flow(self, source: Grey, target: Grey) -> Flow:
+        return np.asarray(self._search.calc(source, target, _ABSENT), dtype=np.float32)
+
+
+def consistent(flow: Flow, back: Flow, config: FlowConfig) -> Valid:
+    """Forward-backward check: |F(x) + B(x + F(x))| small, and x + F(x) inside the image.
+
+    Args:
+        flow: (H, W, 2) px, from the image that is judged.
+        back: (H, W, 2) px, the other direction.
+        config: tolerance.
+
+    Returns:
+        (H, W) bool.
+    """
+    landing = _landing(flow)
+    mismatch = flow + _sample(back, landing)
+    tolerance = config.consistency_px * max(flow.shape[:2]) / REFERENCE_SIDE_PX
+    bound = np.maximum(tolerance**2, config.consistency_ratio**2 * _square(flow))
+    return np.asarray((_square(mismatch) <= bound) & _inside(landing))
+
+
+def _chained(near: _Link, far: _Link, config: FlowConfig) -> _Link:
+    """Link from the newest frame over the partner of `near` to the partner of `far`."""
+    to_past = near.to_past + _sample(far.to_past, _landing(near.to_past))
+    from_past = far.from_past + _sample(near.from_past, _landing(far.from_past))
+    return _Link(
+        far.partner,
+        to_past,
+        _chained_valid(near.to_past, near.to_past_valid, far.to_past_valid)
+        & consistent(to_past, from_past, config),
+        from_past,
+        _chained_valid(far.from_past, far.from_past_valid, near.from_past_valid)
+        & consistent(from_past, to_past, config),
+    )
+
+
+def _chained_valid(flow: Flow, first: Valid, second: Valid) -> Valid:
+    landing = _landing(flow)
+    reached = cv2.remap(second.astype(np.uint8), landing, _ABSENT, cv2.INTER_NEAREST)
+    return np.asarray(first & (reached > 0))
+
+
+def _dense_inverse_search(config: FlowConfig) -> cv2.DISOpticalFlow:
+    search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+    search.setFinestScale(config.finest_scale)
+    search.setPatchStride(config.patch_stride)
+    search.setVariationalRefinementIterations(config.refinement_iterations)
+    return search
+
+
+def _landing(flow: Flow) -> Flow:
+    height, width = flow.shape[:2]
+    landing: Flow = flow.copy()
+    landing[..., 0] += np.arange(width, dtype=np.float32)
+    landing[..., 1] += np.arange(height, dtype=np.float32)[:, None]
+    return landing
+
+
+def _sample(flow: Flow, uv: Flow) -> Flow:
+    sampled = cv2.remap(flow, uv, _ABSENT, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(sampled, dtype=np.float32)
+
+
+def _inside(uv: Flow) -> Valid:
+    height, width = uv.shape[:2]
+    u, v = uv[..., 0], uv[..., 1]
+    return np.asarray((u >= 0) & (u <= width - 1) & (v >= 0) & (v <= height - 1))
+
+
+def _square(flow: Flow) -> NDArray[np.float32]:
+    return np.asarray(flow[..., 0] ** 2 + flow[..., 1] ** 2)
+
+
+def _field(source: int, target: int, flow: Flow, valid: Valid) -> FlowField:
+    return FlowField(source, target, torch.from_numpy(flow), torch.from_numpy(valid))
