@@ -1,1 +1,5 @@
-"""Pure torch geometry: batched, any device, no configuration, no input or output."""
+"""Geometry in pure torch: batched, any device, any float type.
+
+Points and pixels are the last axis. Functions on dense maps let NaN (unknown) through; functions
+that estimate something, and all transforms, refuse values that are not finite.
+"""

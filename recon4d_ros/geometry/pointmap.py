@@ -1,0 +1,116 @@
+"""Pointmaps: one 3D point per pixel, NaN where unknown; and sampling of dense maps at pixels."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recon4d_ros.errors import GeometryError
+from recon4d_ros.geometry import se3
+from recon4d_ros.geometry.camera import Camera, directions, inside, pixel_grid
+from recon4d_ros.geometry.checks import check_shape
+
+
+def from_depth(depth: Tensor, camera: Camera) -> Tensor:
+    """Pointmap (..., H, W, 3) in the camera frame of z-depth (..., H, W).
+
+    Raises:
+        GeometryError: wrong shape or an unusable K.
+    """
+    check_shape(depth, "depth", -1, -1)
+    size = (depth.shape[-2], depth.shape[-1])
+    rays = directions(pixel_grid(size, depth.dtype, depth.device), camera)
+    return rays * depth.unsqueeze(-1)
+
+
+def to_depth(points_cam: Tensor) -> Tensor:
+    """z-depth (..., H, W) of a pointmap in its own camera; NaN where the point is not in front."""
+    check_shape(points_cam, "points_cam", -1, -1, 3)
+    z = points_cam[..., 2]
+    return torch.where(z > 0, z, torch.full_like(z, torch.nan))
+
+
+def transform(T: Tensor, points: Tensor) -> Tensor:
+    """Pointmaps (..., H, W, 3) moved by SE(3) or Sim(3) matrices (..., 4, 4), one per map.
+
+    Raises:
+        GeometryError: wrong shapes or a matrix that is not finite.
+    """
+    check_shape(points, "points", -1, -1, 3)
+    if T.ndim == 2:
+        return se3.transform(T, points)
+    return se3.transform(T[..., None, None, :, :], points)
+
+
+def sample_nearest(dense: Tensor, uv: Tensor) -> Tensor:
+    """Values (P, C) of a map (H, W, C) at the pixels nearest to uv (P, 2).
+
+    Outside the image, or where uv is NaN, the values are NaN.
+
+    Raises:
+        GeometryError: wrong shapes.
+    """
+    _check_sampling(dense, uv)
+    size = (dense.shape[0], dense.shape[1])
+    rounded = torch.floor(uv + 0.5)
+    known = inside(rounded, size)
+    x, y = torch.where(known.unsqueeze(-1), rounded, torch.zeros_like(rounded)).long().unbind(-1)
+    values = dense[y, x]
+    return torch.where(known.unsqueeze(-1), values, torch.full_like(values, torch.nan))
+
+
+def sample_bilinear(dense: Tensor, uv: Tensor) -> Tensor:
+    """Values (P, C) of a map (H, W, C) at uv (P, 2), bilinear; differentiable in both.
+
+    Outside the border centres, or where uv or one of the four neighbours is NaN, they are NaN.
+
+    Raises:
+        GeometryError: wrong shapes.
+    """
+    _check_sampling(dense, uv)
+    corners, fraction, known = _neighbours(dense, uv)
+    fx, fy = fraction[:, :1], fraction[:, 1:]
+    top = corners[0] * (1 - fx) + corners[1] * fx
+    bottom = corners[2] * (1 - fx) + corners[3] * fx
+    values = top * (1 - fy) + bottom * fy
+    return torch.where(known.unsqueeze(-1), values, torch.full_like(values, torch.nan))
+
+
+def sample_depth(depth: Tensor, uv: Tensor, edge_ratio: float = 0.05) -> Tensor:
+    """Depth (P,) of a map (H, W) at uv (P, 2), bilinear only where the surface is smooth.
+
+    Where the four neighbours differ by more than `edge_ratio` of their smallest, or one of them
+    is unknown, the nearest pixel decides, so that foreground and background never mix.
+
+    Raises:
+        GeometryError: wrong shapes.
+    """
+    check_shape(depth, "depth", -1, -1)
+    dense = depth.unsqueeze(-1)
+    _check_sampling(dense, uv)
+    corners, _, known = _neighbours(dense, uv)
+    lowest, highest = corners.amin(dim=0).squeeze(-1), corners.amax(dim=0).squeeze(-1)
+    smooth = known & (highest - lowest <= edge_ratio * lowest)
+    bilinear = sample_bilinear(dense, uv).squeeze(-1)
+    return torch.where(smooth, bilinear, sample_nearest(dense, uv).squeeze(-1))
+
+
+def _check_sampling(dense: Tensor, uv: Tensor) -> None:
+    check_shape(dense, "dense", -1, -1, -1)
+    check_shape(uv, "uv", -1, 2)
+    if dense.ndim != 3 or uv.ndim != 2:
+        raise GeometryError(
+            f"dense {tuple(dense.shape)} and uv {tuple(uv.shape)}: expected (H, W, C) and (P, 2)"
+        )
+
+
+def _neighbours(dense: Tensor, uv: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Four corner values (4, P, C), fractions (P, 2) and whether uv lies inside (P,)."""
+    height, width = dense.shape[0], dense.shape[1]
+    known = inside(uv, (height, width))
+    safe = torch.where(known.unsqueeze(-1), uv, torch.zeros_like(uv))
+    floor = torch.floor(safe)
+    x, y = floor.long().unbind(-1)
+    right, below = (x + 1).clamp(max=width - 1), (y + 1).clamp(max=height - 1)
+    corners = torch.stack([dense[y, x], dense[y, right], dense[below, x], dense[below, right]])
+    return corners, safe - floor, known
