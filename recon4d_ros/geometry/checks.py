@@ -64,7 +64,7 @@ def check_rotation(rotation: Tensor, name: str) -> None:
     check_finite(rotation, name)
     tolerance = 1e-3 if rotation.dtype in (torch.float16, torch.bfloat16, torch.float32) else 1e-6
     identity = torch.eye(3, dtype=rotation.dtype, device=rotation.device)
-    error = (rotation @ rotation.mT - identity).abs().amax() if rotation.numel() else 0.0
+    error = (rotation @ rotation.mT - identity).detach().abs().amax() if rotation.numel() else 0.0
     if float(error) > tolerance or bool((torch.linalg.det(rotation) < 0).any()):
         raise GeometryError(
             f"{name} is no rotation: R R^T differs from I by {float(error):.2g} or det R < 0; "
