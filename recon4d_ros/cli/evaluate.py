@@ -1,0 +1,71 @@
+"""`recon4d eval`: score a run against the ground truth of its sequence."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from recon4d_ros.errors import OutputError
+from recon4d_ros.evaluation.report import Report, TrajectoryReport, evaluate_run
+
+
+def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Declare the command and its arguments."""
+    parser = subparsers.add_parser(
+        "eval",
+        help="score a run against the ground truth of its sequence",
+        description=(
+            "Compares the output of `recon4d run` with whatever ground truth the sequence folder "
+            "has: poses (groundtruth.txt or reference_rgbd.txt), depth (depth.txt), masks "
+            "(masks/). Trajectories are aligned by Sim(3), depth by one scale per sequence."
+        ),
+    )
+    parser.add_argument("run_dir", metavar="DIR", type=Path, help="output of `recon4d run`")
+    parser.add_argument("sequence", metavar="SEQUENCE", type=Path, help="sequence folder")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+    parser.set_defaults(run=run)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Print the figures; 0 when there were any."""
+    report = evaluate_run(args.run_dir, args.sequence)
+    print("\n".join(report_lines(report)))
+    if args.json is not None:
+        try:
+            args.json.write_text(report.to_json() + "\n")
+        except OSError as error:
+            raise OutputError(f"cannot write {args.json}: {error}") from error
+    return 0
+
+
+def report_lines(report: Report) -> list[str]:
+    """The report as lines of text."""
+    lines = [f"{report.sequence}"]
+    for label, figures in (
+        ("final poses", report.final),
+        ("  truth interpolated", report.final_interpolated),
+        ("provisional poses", report.provisional),
+    ):
+        if figures is not None:
+            lines.append(f"{label:22s}" + _trajectory_text(figures))
+    for label, depth in report.depth.items():
+        lines.append(
+            f"depth, {label:15s}AbsRel {depth.abs_rel:.4f}  delta<1.25 {depth.delta_125:.3f}  "
+            f"valid {depth.valid_share:.1%}  scale {depth.scale:.4g}"
+        )
+    if report.masks is not None:
+        masks = report.masks
+        lines.append(
+            f"{'masks':22s}IoU {masks.iou:.3f}  recall {masks.recall:.3f}  precision "
+            f"{masks.precision:.3f}  IoU>0.5 {masks.iou_recall:.1%}  flagged "
+            f"{masks.flagged_share:.2%}"
+        )
+    return lines
+
+
+def _trajectory_text(figures: TrajectoryReport) -> str:
+    return (
+        f"ATE {figures.ate.rmse:.4f}  RPE {figures.rpe_translation.rmse:.4f} "
+        f"{figures.rpe_rotation_deg.rmse:.3f} deg  posed {figures.num_posed}/"
+        f"{figures.num_frames}  spread {figures.spread:.3f}  scale {figures.scale:.4g}"
+    )

@@ -1,0 +1,298 @@
+"""Depth and mask figures against direct sums, and whole runs against a written truth."""
+
+import json
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recon4d_ros.errors import EvaluationError, SourceError
+from recon4d_ros.evaluation.depth import DepthFrame, evaluate_depth, resize_nearest
+from recon4d_ros.evaluation.masks import MaskFrame, evaluate_masks
+from recon4d_ros.evaluation.report import evaluate_run
+from recon4d_ros.evaluation.truth import read_depth, read_listing, read_mask, read_tum
+
+SHAPE = (12, 16)
+POSES = 8
+
+
+def random_depth_frames(seed: int, count: int) -> list[DepthFrame]:
+    rng = np.random.default_rng(seed)
+    frames = []
+    for _ in range(count):
+        truth = rng.uniform(0.5, 8, SHAPE).astype(np.float32)
+        estimate = (truth * rng.uniform(0.2, 0.6, SHAPE)).astype(np.float32)
+        truth[rng.random(SHAPE) < 0.2] = np.nan
+        estimate[rng.random(SHAPE) < 0.3] = np.nan
+        frames.append(DepthFrame(truth, estimate, rng.random(SHAPE) < 0.8))
+    return frames
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 5))
+def test_depth_figures_equal_direct_sums(seed, count):
+    frames = random_depth_frames(seed, count)
+    truth = np.concatenate([frame.truth.ravel() for frame in frames]).astype(np.float64)
+    estimate = np.concatenate([frame.estimate.ravel() for frame in frames]).astype(np.float64)
+    selected = np.concatenate([frame.selected.ravel() for frame in frames])
+    both = selected & np.isfinite(truth) & np.isfinite(estimate)
+    scale = np.median(truth[both] / estimate[both])
+    error = np.abs(scale * estimate[both] - truth[both]) / truth[both]
+    report = evaluate_depth(lambda: frames)
+    # An even count lets the median lie anywhere between its two middle values.
+    assert report.scale == pytest.approx(scale, rel=0.05)
+    same = replace_scale(truth[both], estimate[both], report.scale)
+    assert (report.abs_rel, report.delta_125) == pytest.approx(same, rel=1e-5)
+    assert report.abs_rel == pytest.approx(error.mean(), rel=0.05)
+    assert report.valid_share == both.sum() / (selected & np.isfinite(truth)).sum()
+
+
+def replace_scale(truth, estimate, scale) -> tuple[float, float]:
+    ratio = scale * estimate / truth
+    return np.abs(ratio - 1).mean(), (np.maximum(ratio, 1 / ratio) < 1.25).mean()
+
+
+def test_median_ratio_of_many_pixels_is_exact_to_a_ten_thousandth():
+    truth = np.random.default_rng(1).lognormal(0, 1, (400, 500)).astype(np.float32)
+    frame = DepthFrame(truth, np.ones_like(truth), np.ones(truth.shape, bool))
+    report = evaluate_depth(lambda: [frame])
+    assert report.scale == pytest.approx(np.median(truth), rel=1e-4)
+
+
+def test_one_scale_serves_the_whole_sequence():
+    truth = np.full(SHAPE, 2.0, np.float32)
+    selected = np.ones(SHAPE, bool)
+    frames = [DepthFrame(truth, truth * factor, selected) for factor in (1, 1, 2)]
+    report = evaluate_depth(lambda: frames)
+    assert report.scale == pytest.approx(1, rel=1e-4)
+    assert report.abs_rel == pytest.approx(1 / 3, rel=1e-3)
+    assert report.delta_125 == pytest.approx(2 / 3)
+
+
+def test_a_frame_without_estimate_lowers_the_valid_share():
+    truth, selected = np.full(SHAPE, 2.0, np.float32), np.ones(SHAPE, bool)
+    frames = [DepthFrame(truth, truth, selected), DepthFrame(truth, None, selected)]
+    assert evaluate_depth(lambda: frames).valid_share == 0.5
+    with pytest.raises(EvaluationError, match="belong together"):
+        evaluate_depth(lambda: frames[1:])
+
+
+@pytest.mark.parametrize("size", [(6, 8), (12, 16), (8, 32), (24, 64)])
+def test_nearest_resize_equals_opencv_at_pixel_centres(size):
+    image = np.random.default_rng(0).integers(0, 255, SHAPE, dtype=np.uint8)
+    expected = cv2.resize(image, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+    np.testing.assert_array_equal(resize_nearest(image, size), expected)
+
+
+def test_mask_figures_by_hand():
+    truth = np.zeros((2, 4), bool)
+    truth[0] = True
+    half = np.zeros_like(truth)
+    half[:, :2] = True
+    report = evaluate_masks([MaskFrame(truth, half), MaskFrame(truth, truth)])
+    assert report.iou == pytest.approx((2 / 6 + 1) / 2)
+    assert report.recall == pytest.approx(0.75)
+    assert report.precision == pytest.approx(0.75)
+    assert report.iou_recall == 0.5
+    assert report.flagged_share == 0.5
+
+
+def test_empty_masks_agree_and_missing_ones_flag_nothing():
+    empty, full = np.zeros(SHAPE, bool), np.ones(SHAPE, bool)
+    agreed = evaluate_masks([MaskFrame(empty, empty)])
+    assert agreed.iou == 1
+    assert np.isnan(agreed.recall)
+    missing = evaluate_masks([MaskFrame(full, None)])
+    assert (missing.iou, missing.recall, missing.flagged_share) == (0, 0, 0)
+    with pytest.raises(EvaluationError, match="masks"):
+        evaluate_masks([])
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1))
+def test_mask_figures_are_bounded_and_ordered(seed):
+    rng = np.random.default_rng(seed)
+    truth, estimate = rng.random((2, *SHAPE)) < rng.uniform(0.1, 0.9, (2, 1, 1))
+    report = evaluate_masks([MaskFrame(truth, estimate)])
+    assert 0 <= report.iou <= min(report.recall, report.precision) <= 1
+
+
+def pose_rows(scale: float, stamps) -> str:
+    rows = (f"{t:.6f} {scale * t:.6f} {scale * t * t:.6f} 0 0 0 0 1" for t in stamps)
+    return "\n".join(rows) + "\n"
+
+
+def write_images(folder: Path, names, images) -> None:
+    folder.mkdir(parents=True)
+    for name, image in zip(names, images, strict=True):
+        assert cv2.imwrite(str(folder / name), image)
+
+
+@pytest.fixture
+def sequence_and_run(tmp_path):
+    """Eight frames; the run has everything right in another scale but lacks one frame."""
+    stamps = np.arange(POSES) / 10
+    depth = np.random.default_rng(0).integers(1000, 4000, (POSES, *SHAPE)).astype(np.uint16)
+    masks = np.zeros((POSES, *SHAPE), np.uint8)
+    masks[:, 3:6, 4:9] = 255
+    sequence, run = tmp_path / "sequence", tmp_path / "run"
+    names = [f"{index:06d}.png" for index in range(POSES)]
+    write_images(sequence / "depth", names, depth)
+    write_images(sequence / "masks", names, masks)
+    for kind in ("rgb", "depth"):
+        rows = [f"{stamp:.6f} {kind}/{name}" for stamp, name in zip(stamps, names, strict=True)]
+        (sequence / f"{kind}.txt").write_text("# comment\n" + "\n".join(rows) + "\n")
+    (sequence / "intrinsics.json").write_text(json.dumps({"depth_scale": 1000.0}))
+    (sequence / "groundtruth.txt").write_text(pose_rows(1, stamps))
+    outputs = [f"{round(stamp * 1e9)}.png" for stamp in stamps][:-1]
+    wrong_where_moving = np.where(masks > 0, 60000, depth * 2).astype(np.uint16)
+    write_images(run / "depth", outputs, wrong_where_moving[:-1])
+    write_images(run / "masks", outputs, masks[:-1])
+    (run / "intrinsics.json").write_text(json.dumps({"depth_scale": 500.0}))
+    (run / "trajectory.tum").write_text(pose_rows(0.25, stamps[:-1]))
+    (run / "trajectory_provisional.tum").write_text(pose_rows(0.25, stamps[:-1]))
+    return sequence, run
+
+
+def test_a_perfect_run_in_another_scale(sequence_and_run):
+    sequence, run = sequence_and_run
+    report = evaluate_run(run, sequence)
+    for poses in (report.final, report.final_interpolated, report.provisional):
+        assert poses.ate.rmse < 1e-5
+        assert poses.scale == pytest.approx(4, rel=1e-4)
+        assert (poses.num_posed, poses.num_frames) == (POSES - 1, POSES)
+    assert report.masks.iou == pytest.approx(1 - 1 / POSES)
+    assert set(report.depth) == {"all", "static", "outside_own_mask"}
+    assert report.depth["static"].abs_rel < 1e-3
+    assert report.depth["static"].scale == pytest.approx(0.25, rel=1e-4)
+    assert report.depth["static"].valid_share == pytest.approx(1 - 1 / POSES)
+    assert report.depth["all"].abs_rel > 0.1
+    assert json.loads(report.to_json())["masks"]["recall"] == pytest.approx(1 - 1 / POSES)
+
+
+def test_undefined_figures_are_null_in_json(sequence_and_run):
+    sequence, run = sequence_and_run
+    report = evaluate_run(run, sequence)
+    report = replace(report, masks=replace(report.masks, recall=float("nan")))
+    assert json.loads(report.to_json())["masks"]["recall"] is None
+
+
+def cut_png(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:40])
+
+
+BROKEN = {
+    "no rgb.txt": ("rgb.txt", Path.unlink, SourceError, "rgb.txt"),
+    "row too short": (
+        "rgb.txt",
+        partial(Path.write_text, data="0.0\n"),
+        SourceError,
+        "line 1",
+    ),
+    "no time": (
+        "rgb.txt",
+        partial(Path.write_text, data="soon rgb/0.png\n"),
+        SourceError,
+        "no time",
+    ),
+    "not finite time": (
+        "rgb.txt",
+        partial(Path.write_text, data="nan rgb/0.png\n"),
+        SourceError,
+        "no time",
+    ),
+    "binary text": (
+        "groundtruth.txt",
+        partial(Path.write_bytes, data=b"\xff\xfe\xfd"),
+        SourceError,
+        "",
+    ),
+    "word for a number": (
+        "groundtruth.txt",
+        partial(Path.write_text, data="0 a 0 0 0 0 0 1\n"),
+        SourceError,
+        "line 1",
+    ),
+    "no unit quaternion": (
+        "groundtruth.txt",
+        partial(Path.write_text, data="0 0 0 0 0 0 0 2\n"),
+        SourceError,
+        "quaternion",
+    ),
+    "stamps go back": (
+        "groundtruth.txt",
+        partial(Path.write_text, data="1 0 0 0 0 0 0 1\n0 0 0 0 0 0 0 1\n"),
+        SourceError,
+        "goes back",
+    ),
+    "no depth scale": (
+        "intrinsics.json",
+        partial(Path.write_text, data="{}"),
+        SourceError,
+        "scale",
+    ),
+    "depth scale 0": (
+        "intrinsics.json",
+        partial(Path.write_text, data='{"depth_scale": 0}'),
+        SourceError,
+        "positive",
+    ),
+    "cut depth": ("depth/000000.png", cut_png, SourceError, "cut short"),
+    "missing depth": ("depth/000001.png", Path.unlink, SourceError, "missing"),
+}
+
+
+@pytest.mark.parametrize("name", BROKEN)
+def test_broken_truth_is_refused(sequence_and_run, name):
+    sequence, run = sequence_and_run
+    file, damage, error, message = BROKEN[name]
+    damage(sequence / file)
+    with pytest.raises(error, match=message):
+        evaluate_run(run, sequence)
+
+
+def test_a_folder_that_is_no_run_is_refused(sequence_and_run, tmp_path):
+    sequence, run = sequence_and_run
+    with pytest.raises(SourceError, match="no folder"):
+        evaluate_run(tmp_path / "nothing", sequence)
+    (run / "depth" / "first.png").write_bytes(b"")
+    with pytest.raises(SourceError, match="stamp_ns"):
+        evaluate_run(run, sequence)
+
+
+def test_a_sequence_without_truth_is_refused(tmp_path):
+    (tmp_path / "rgb.txt").write_text("0.0 rgb/0.png\n")
+    with pytest.raises(EvaluationError, match="no ground truth"):
+        evaluate_run(tmp_path, tmp_path)
+
+
+def test_stamps_are_read_exactly_and_repeats_once(tmp_path):
+    path = tmp_path / "poses.txt"
+    row = "1341846434.710184123 0 0 {} 0 0 0 1\n"
+    path.write_text(row.format(1) + row.format(2))
+    trajectory = read_tum(path)
+    assert trajectory.stamps_ns.tolist() == [1341846434710184123]
+    assert trajectory.T_world_cam[0, 2, 3] == 1
+
+
+def test_images_of_the_wrong_kind_are_refused(tmp_path):
+    path = tmp_path / "depth.png"
+    cv2.imwrite(str(path), np.zeros((4, 4), np.uint8))
+    with pytest.raises(SourceError, match="16 bits"):
+        read_depth(path, 1000)
+    cv2.imwrite(str(path), np.array([[0, 500, 65535]], np.uint16))
+    np.testing.assert_array_equal(read_depth(path, 1000), np.float32([[np.nan, 0.5, np.nan]]))
+    cv2.imwrite(str(path), np.array([[127, 128]], np.uint8))
+    assert read_mask(path).tolist() == [[False, True]]
+
+
+def test_listing_skips_comments(tmp_path):
+    path = tmp_path / "rgb.txt"
+    path.write_text("# timestamp filename\n\n0.1 rgb/a.png\n")
+    (row,) = read_listing(path)
+    assert (row.stamp_ns, row.path) == (100_000_000, tmp_path / "rgb" / "a.png")
