@@ -19,6 +19,7 @@ from torch import Tensor
 
 from recon4d_ros.datatypes import Intrinsics
 from recon4d_ros.errors import FrameError
+from recon4d_ros.storage.images import decode_picture
 from recon4d_ros.storage.rectification import CameraModel, DistortionModel
 
 ByteArray = npt.NDArray[np.uint8]
@@ -188,78 +189,17 @@ def decode_compressed_image(message: CompressedImageMessage) -> Tensor:
     Raises:
         FrameError: another compression, truncated or undecodable data.
     """
-    content = _bytes(message.data).tobytes()
-    _check_complete(content, message.format)
     original, _, compression = message.format.lower().partition(";")
     layout = _LAYOUTS.get(original.strip())
     is_mosaic = layout is not None and original.startswith("bayer") and "bgr" not in compression
     flags = cv2.IMREAD_GRAYSCALE if is_mosaic else cv2.IMREAD_COLOR
-    image = _decode_bytes(content, flags)
-    if image is None:
-        raise FrameError(
-            f"compressed image of {len(content)} bytes ('{message.format}') cannot be decoded; "
-            "expected an intact JPEG or PNG; the message is damaged"
-        )
+    name = f"compressed image ('{message.format}')"
+    image = decode_picture(_bytes(message.data).tobytes(), name, flags)
     if is_mosaic and layout is not None:
         return torch.from_numpy(_to_rgb(image[..., None], layout))
     if "compressed rgb" in compression:
         return torch.from_numpy(image)
     return torch.from_numpy(np.ascontiguousarray(image[..., ::-1]))
-
-
-def _decode_bytes(content: bytes, flags: int) -> ByteArray | None:
-    try:
-        # The calibration belongs to the pixels as stored, so an EXIF rotation is not applied.
-        image = cv2.imdecode(
-            np.frombuffer(content, np.uint8), flags | cv2.IMREAD_IGNORE_ORIENTATION
-        )
-    except cv2.error:  # sizes beyond OpenCV's limits
-        return None
-    return None if image is None else np.asarray(image, np.uint8)
-
-
-def _check_complete(content: bytes, text: str) -> None:
-    """Refuse what is not JPEG or PNG and what ends early.
-
-    Decoders differ in what they make of a truncated file (some fill with grey), so the end mark is
-    looked for here. In JPEG it cannot occur inside the scan, whose 0xFF bytes are stuffed.
-    """
-    if content.startswith(b"\xff\xd8\xff"):
-        complete = content.rfind(b"\xff\xd9") > content.rfind(b"\xff\xda") > 0
-    elif content.startswith(b"\x89PNG\r\n"):
-        complete = b"IEND" in content[-4096:]
-    else:
-        raise FrameError(
-            f"compressed image of {len(content)} bytes ('{text}') is neither JPEG nor PNG; "
-            "expected one of these; set the camera driver's compression"
-        )
-    if not complete:
-        raise FrameError(
-            f"compressed image of {len(content)} bytes ('{text}') ends early; expected a complete "
-            "file; the message is truncated"
-        )
-
-
-def load_image(content: bytes, name: str) -> Tensor:
-    """RGB of a JPEG or PNG file's content.
-
-    Args:
-        content: the bytes of the file.
-        name: what to call it in an error.
-
-    Returns:
-        (H, W, 3) uint8.
-
-    Raises:
-        FrameError: neither JPEG nor PNG, truncated or undecodable.
-    """
-    return decode_compressed_image(_File(name, content))
-
-
-@dataclass
-class _File:
-    format: str
-    data: Any
 
 
 @dataclass(frozen=True, eq=False)
