@@ -150,6 +150,8 @@ class FramePrediction:
         num_support: points that support the pose.
         filled: (H, W) bool, depth borrowed from the surroundings (moving or unseen surface).
         tracks: live tracks of this frame (T = 1), or None.
+        T_gauge_key: (4, 4) float64 pose of the `key_index` camera in the frame of the gauge, which
+            stays the same as long as `gauge` does; None when the predictor keeps no such frame.
     """
 
     index: int
@@ -167,6 +169,7 @@ class FramePrediction:
     num_support: int
     filled: Tensor
     tracks: Tracks | None = None
+    T_gauge_key: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -192,6 +195,8 @@ class WindowPrediction:
         landmark_ids: (P,) int64 sparse static points, the same id in every window; or None.
         landmarks_key: (P, 3) float64 in the keyframe camera, or None.
         tracks: point tracks over the window, or None.
+        T_gauge_key: (4, 4) float64 pose of the `key_index` camera in the frame of the gauge, as in
+            `FramePrediction`; None when every window has a gauge of its own.
     """
 
     indices: tuple[int, ...]
@@ -211,6 +216,7 @@ class WindowPrediction:
     landmark_ids: Tensor | None = None
     landmarks_key: Tensor | None = None
     tracks: Tracks | None = None
+    T_gauge_key: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -242,7 +248,8 @@ class AlignedWindow:
         prediction: what was aligned.
         dynamic: its mask.
         T_map_cam: (T, 4, 4) float64, NaN where the frame has no pose.
-        scale: map units per predictor unit of this window.
+        scale: map units per predictor unit of this window; NaN while the predictor's gauge is not
+            joined to the map, so that every depth in map units is NaN too.
         submap: number of the submap the window lies in; a new one starts after a failed
             relocalisation and shares no gauge with the one before.
         is_keyframe: (T,) bool, frames worth keeping as alignment anchors.
