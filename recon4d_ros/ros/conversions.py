@@ -1,0 +1,232 @@
+"""Results of the core as ROS messages.
+
+Every message of one frame carries the header of its image: its stamp and, for dense outputs, its
+frame. Bulk data goes through `array.array`, the only way into a message field without a copy per
+element.
+"""
+
+from __future__ import annotations
+
+import sys
+from array import array
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from builtin_interfaces.msg import Time
+from geometry_msgs.msg import Pose, PoseStamped, Transform, TransformStamped
+from nav_msgs.msg import Odometry, Path
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
+from std_msgs.msg import Header
+from torch import Tensor
+
+from recon4d_ros.datatypes import Intrinsics, PointCloud, Reconstruction
+from recon4d_ros.geometry import image_grid, pointmap, se3
+from recon4d_ros.storage.messages import encode_image
+
+# Bytes 0-11 x y z, 12-15 colour as RViz expects it, then our own fields. 4-byte aligned.
+_POINT = np.dtype(
+    {
+        "names": ["x", "y", "z", "rgb", "confidence", "dynamic"],
+        "formats": ["<f4", "<f4", "<f4", "<u4", "<f4", "u1"],
+        "offsets": [0, 4, 8, 12, 16, 20],
+        "itemsize": 24,
+    }
+)
+_MAP_POINT = np.dtype(
+    {
+        "names": ["x", "y", "z", "rgb", "confidence", "observations"],
+        "formats": ["<f4", "<f4", "<f4", "<u4", "<f4", "<u4"],
+    }
+)
+_FIELD_TYPES = {"<f4": PointField.FLOAT32, "<u4": PointField.UINT32, "|u1": PointField.UINT8}
+
+Records = npt.NDArray[np.void]
+
+
+def time_message(stamp_ns: int) -> Time:
+    """A stamp in nanoseconds as a message."""
+    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
+    return Time(sec=seconds, nanosec=nanoseconds)
+
+
+def header_message(stamp_ns: int, frame_id: str) -> Header:
+    """Stamp and frame."""
+    return Header(stamp=time_message(stamp_ns), frame_id=frame_id)
+
+
+def byte_array(values: npt.NDArray[np.uint8]) -> array[int]:
+    """Bytes (P,), contiguous, for a `uint8[]` field."""
+    data = array("B")
+    data.frombytes(values.data)
+    return data
+
+
+def image_message(image: Tensor, header: Header) -> Image:
+    """mono8 of (H, W) bool, 32FC1 of (H, W) float32, rgb8 of (H, W, 3) uint8.
+
+    Raises:
+        FrameError: another shape or type.
+    """
+    encoded = encode_image(image)
+    return Image(
+        header=header,
+        height=encoded.height,
+        width=encoded.width,
+        encoding=encoded.encoding,
+        is_bigendian=encoded.is_bigendian,
+        step=encoded.step,
+        data=byte_array(encoded.data),
+    )
+
+
+def camera_info_message(intrinsics: Intrinsics, header: Header) -> CameraInfo:
+    """The pinhole of a rectified image: no distortion, P = [K | 0]."""
+    K = intrinsics.K
+    P = torch.cat([K, torch.zeros(3, 1, dtype=K.dtype)], dim=1)
+    return CameraInfo(
+        header=header,
+        height=intrinsics.height,
+        width=intrinsics.width,
+        distortion_model="plumb_bob",
+        d=[0.0] * 5,
+        k=K.flatten().tolist(),
+        r=torch.eye(3, dtype=K.dtype).flatten().tolist(),
+        p=P.flatten().tolist(),
+    )
+
+
+def frame_cloud(result: Reconstruction, header: Header) -> PointCloud2:
+    """Every pixel of the dense grid, organised (width = W), in the frame of the camera.
+
+    Fields x y z rgb confidence dynamic; x y z are NaN where the depth is unknown.
+    """
+    return _cloud_message(_frame_records(result), header, is_dense=False)
+
+
+def dynamic_cloud(result: Reconstruction, header: Header) -> PointCloud2:
+    """The pixels that move and have a depth, unorganised, in the frame of the camera."""
+    keep = result.dynamic_mask & torch.isfinite(result.depth)
+    records = _frame_records(result)[keep.numpy()]
+    return _cloud_message(records[None], header, is_dense=True)
+
+
+def map_cloud(cloud: PointCloud, header: Header) -> PointCloud2:
+    """The static map, unorganised: x y z rgb confidence observations."""
+    records = np.zeros(cloud.points.shape[0], _MAP_POINT)
+    _set_xyz(records, cloud.points)
+    records["rgb"] = _packed_rgb(cloud.rgb)
+    records["confidence"] = cloud.confidence.numpy()
+    records["observations"] = cloud.num_observations.numpy()
+    return _cloud_message(records[None], header, is_dense=True)
+
+
+def _frame_records(result: Reconstruction) -> Records:
+    """(H, W) records of `_POINT`."""
+    records = np.zeros(result.depth.shape, _POINT)
+    _set_xyz(records, pointmap.from_depth(result.depth, result.intrinsics))
+    rgb = image_grid.resize_image(result.frame.rgb, result.intrinsics.size)
+    records["rgb"] = _packed_rgb(rgb)
+    records["confidence"] = result.confidence.numpy()
+    records["dynamic"] = result.dynamic_mask.numpy()
+    return records
+
+
+def _set_xyz(records: Records, points: Tensor) -> None:
+    for axis, name in enumerate("xyz"):
+        records[name] = points[..., axis].numpy()
+
+
+def _packed_rgb(rgb: Tensor) -> npt.NDArray[np.uint32]:
+    """0x00RRGGBB of (..., 3) uint8; RViz reads its bytes behind a FLOAT32 field."""
+    r, g, b = (rgb[..., axis].numpy().astype(np.uint32) for axis in range(3))
+    packed: npt.NDArray[np.uint32] = np.bitwise_or.reduce([r << 16, g << 8, b])
+    return packed
+
+
+def _cloud_message(records: Records, header: Header, *, is_dense: bool) -> PointCloud2:
+    """A cloud of (H, W) records; width = W, height = H."""
+    height, width = records.shape
+    step = records.dtype.itemsize
+    return PointCloud2(
+        header=header,
+        height=height,
+        width=width,
+        fields=_fields(records.dtype),
+        is_bigendian=False,
+        point_step=step,
+        row_step=step * width,
+        data=byte_array(np.ascontiguousarray(records).reshape(-1).view(np.uint8)),
+        is_dense=is_dense,
+    )
+
+
+def _fields(record: np.dtype[np.void]) -> list[PointField]:
+    layout: Mapping[str, Any] = record.fields or {}
+    return [
+        PointField(
+            name=name,
+            offset=layout[name][1],
+            datatype=PointField.FLOAT32 if name == "rgb" else _FIELD_TYPES[layout[name][0].str],
+            count=1,
+        )
+        for name in record.names or ()
+    ]
+
+
+def transform_message(T_target_source: Tensor, header: Header, child: str) -> TransformStamped:
+    """TF of a pose (4, 4): header.frame_id is the target, `child` the source."""
+    x, y, z, quat_xyzw = _position_and_quaternion(T_target_source)
+    transform = Transform()
+    transform.translation.x, transform.translation.y, transform.translation.z = x, y, z
+    _set_quaternion(transform.rotation, quat_xyzw)
+    return TransformStamped(header=header, child_frame_id=child, transform=transform)
+
+
+def pose_message(T_target_source: Tensor, header: Header) -> PoseStamped:
+    """A pose (4, 4) in the frame of the header."""
+    x, y, z, quat_xyzw = _position_and_quaternion(T_target_source)
+    pose = Pose()
+    pose.position.x, pose.position.y, pose.position.z = x, y, z
+    _set_quaternion(pose.orientation, quat_xyzw)
+    return PoseStamped(header=header, pose=pose)
+
+
+def odometry_message(pose: PoseStamped, child: str) -> Odometry:
+    """The same pose as odometry; velocities are not estimated, so their covariance is -1."""
+    odometry = Odometry(header=pose.header, child_frame_id=child)
+    odometry.pose.pose = pose.pose
+    odometry.twist.covariance[0] = -1.0
+    return odometry
+
+
+def path_message(poses: list[PoseStamped], header: Header) -> Path:
+    """Poses, oldest first, in one frame."""
+    return Path(header=header, poses=poses)
+
+
+def matrix_of_transform(transform: Transform) -> Tensor:
+    """T_target_source (4, 4) float64 of a TF.
+
+    Raises:
+        GeometryError: the quaternion has no length, or a number is not finite.
+    """
+    q, t = transform.rotation, transform.translation
+    quat_xyzw = torch.tensor([q.x, q.y, q.z, q.w], dtype=torch.float64)
+    translation = torch.tensor([t.x, t.y, t.z], dtype=torch.float64)
+    return se3.make(se3.quat_xyzw_to_matrix(quat_xyzw), translation)
+
+
+def _position_and_quaternion(T: Tensor) -> tuple[float, float, float, list[float]]:
+    x, y, z = T[:3, 3].tolist()
+    return x, y, z, se3.matrix_to_quat_xyzw(T[:3, :3]).tolist()
+
+
+def _set_quaternion(message: Any, quat_xyzw: list[float]) -> None:
+    message.x, message.y, message.z, message.w = quat_xyzw
+
+
+if sys.byteorder != "little":  # pragma: no cover - no such ROS 2 platform is known
+    raise ImportError("recon4d_ros writes little-endian messages; this machine is big-endian")

@@ -1,0 +1,249 @@
+"""What the worker does with an image: admit, reconstruct, publish, report."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from recon4d_ros.datatypes import (
+    EventKind,
+    Frame,
+    Intrinsics,
+    IntrinsicsSource,
+    MapEvent,
+    PointCloud,
+    Reconstruction,
+    StepOutput,
+    TrackingState,
+)
+from recon4d_ros.errors import FrameError, OutputError
+from recon4d_ros.ros.events import EventLog, NodeEvent
+from recon4d_ros.ros.intake import Admitted, Intake
+from recon4d_ros.ros.publishers import Outputs
+from recon4d_ros.ros.statistics import Statistics
+from recon4d_ros.storage.ply import write_ply
+
+
+class Core(Protocol):
+    """The reconstruction as the node sees it."""
+
+    def step(
+        self, frame: Frame, on_provisional: Callable[[Reconstruction], None] | None = None
+    ) -> StepOutput:
+        """Advance by one frame."""
+        ...
+
+    def reset(self) -> MapEvent:
+        """Forget everything."""
+        ...
+
+    def static_map(self) -> PointCloud:
+        """The static points so far."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Arrival:
+    """An image message and when it was received, monotonic seconds."""
+
+    message: Any
+    received_s: float
+
+
+@dataclass(frozen=True)
+class Status:
+    """What the reconstruction last said about itself; for the diagnostics."""
+
+    state: TrackingState | None = None
+    submap: int = 0
+    scale_known: bool = False
+    intrinsics: Intrinsics | None = None
+    intrinsics_source: IntrinsicsSource | None = None
+    num_support: int = 0
+    residual_px: float = float("nan")
+    frames_problem: str = ""
+    last_stamp_ns: int = 0
+
+
+class Perception:
+    """Owns the reconstruction; `process` runs on the worker, the rest on any thread."""
+
+    def __init__(
+        self,
+        core: Core,
+        intake: Intake,
+        outputs: Outputs,
+        statistics: Statistics,
+        events: EventLog,
+        now_ns: Callable[[], int],
+    ) -> None:
+        """Join the parts.
+
+        Args:
+            core: the reconstruction.
+            intake: makes frames of messages.
+            outputs: publishes results.
+            statistics: counts and times.
+            events: publishes discontinuities.
+            now_ns: the clock the image stamps are compared with.
+        """
+        self._core = core
+        self._intake = intake
+        self._outputs = outputs
+        self._statistics = statistics
+        self._events = events
+        self._now_ns = now_ns
+        self._lock = threading.Lock()
+        self._status = Status()
+        self._map_is_new = False
+        self._map_published_s = -float("inf")
+
+    @property
+    def status(self) -> Status:
+        """The newest status (immutable)."""
+        return self._status
+
+    def process(self, arrival: Arrival) -> None:
+        """Take one image through the reconstruction and publish what comes of it.
+
+        Raises:
+            Recon4DError: the image was dropped; nothing else changed.
+        """
+        with self._lock:
+            admitted = self._intake.admit(arrival.message)
+            if admitted.restart is not None:
+                self._restart(admitted.restart, admitted.frame.stamp_ns)
+            publish = partial(self._publish, arrival, admitted)
+            step = self._core.step(admitted.frame, publish)
+            self._intake.commit(admitted)
+            self._complete(step, admitted)
+
+    def reset(self, reason: str) -> None:
+        """Start anew at the next image."""
+        with self._lock:
+            self._restart(reason, self._status.last_stamp_ns)
+
+    def save_map(self, folder: Path) -> Path:
+        """Write the static map as a new PLY file into `folder`.
+
+        Raises:
+            OutputError: there is no map yet, or it cannot be written.
+        """
+        with self._lock:
+            cloud, status = self._core.static_map(), self._status
+        if cloud.points.shape[0] == 0:
+            raise OutputError(
+                "the static map is empty; expected points; wait until the camera has moved"
+            )
+        path = _new_file(folder, f"map_{status.last_stamp_ns}_submap{status.submap}")
+        write_ply(path, cloud)
+        return path
+
+    def publish_map_if_due(self, rate_hz: float) -> None:
+        """Publish the static map if it changed, somebody listens and its time has come."""
+        now_s = time.monotonic()
+        if now_s - self._map_published_s < 1.0 / rate_hz or not self._outputs.wants_map:
+            return
+        with self._lock:
+            if not self._map_is_new:
+                return
+            self._map_is_new, self._map_published_s = False, now_s
+            cloud, stamp_ns = self._core.static_map(), self._status.last_stamp_ns
+        self._outputs.publish_map(cloud, stamp_ns)
+
+    def _restart(self, reason: str, stamp_ns: int) -> None:
+        event = self._core.reset()
+        self._intake.restart()
+        self._outputs.restart()
+        self._map_is_new = True
+        self._status = Status(submap=event.submap, last_stamp_ns=stamp_ns)
+        self._events.publish(NodeEvent(event.kind.value, stamp_ns, event.submap, reason))
+
+    def _publish(self, arrival: Arrival, admitted: Admitted, result: Reconstruction) -> None:
+        """The provisional result, pose first."""
+        if result.submap != self._status.submap:
+            self._open_submap(result)
+        problem = ""
+        if result.T_map_cam is None:
+            self._statistics.lost()
+        else:
+            try:
+                self._outputs.publish_pose(result, result.T_map_cam, admitted)
+                self._time_pose(arrival, result)
+            except FrameError as error:
+                problem = str(error)
+        self._report_frames(problem, result)
+        self._outputs.publish_dense(result, admitted)
+
+    def _time_pose(self, arrival: Arrival, result: Reconstruction) -> None:
+        now_s = time.monotonic()
+        stamp_to_tf_s = (self._now_ns() - result.frame.stamp_ns) / 1e9
+        self._statistics.posed(now_s, stamp_to_tf_s, now_s - arrival.received_s)
+
+    def _open_submap(self, result: Reconstruction) -> None:
+        """Announce a new submap before anything in its coordinates is published."""
+        self._outputs.restart()
+        self._events.publish(
+            NodeEvent(
+                EventKind.NEW_SUBMAP.value,
+                result.frame.stamp_ns,
+                result.submap,
+                f"submap {result.submap} starts: its coordinates and scale share nothing with "
+                f"submap {self._status.submap}",
+            )
+        )
+
+    def _report_frames(self, problem: str, result: Reconstruction) -> None:
+        """Keep the status; say once that TF cannot be published, and once that it can again."""
+        before = self._status.frames_problem
+        self._status = Status(
+            result.state,
+            result.submap,
+            result.scale_known,
+            result.intrinsics,
+            result.intrinsics_source,
+            result.num_support,
+            result.residual_px,
+            problem,
+            result.frame.stamp_ns,
+        )
+        if problem == before:
+            return
+        kind = "frames_missing" if problem else "frames_found"
+        text = problem or "poses are published"
+        self._events.publish(NodeEvent(kind, result.frame.stamp_ns, result.submap, text))
+
+    def _complete(self, step: StepOutput, admitted: Admitted) -> None:
+        """Events, final poses and times of a whole step."""
+        for event in step.events:
+            # A new submap was announced with its first pose.
+            if event.kind is not EventKind.NEW_SUBMAP:
+                self._events.publish(NodeEvent.of(event))
+        if not self._status.frames_problem:
+            for final in step.final:
+                if final.submap == self._status.submap:
+                    self._outputs.revise_path(final, admitted.header.frame_id)
+        self._map_is_new = self._map_is_new or bool(step.final or step.events)
+        self._statistics.stages(step.stage_seconds)
+
+
+def _new_file(folder: Path, stem: str) -> Path:
+    """A path in `folder` (made if need be) that does not exist yet.
+
+    Raises:
+        OutputError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make the folder {folder}: {error.strerror}; set output.save_folder to a "
+            "folder that can be written"
+        ) from error
+    names = (f"{stem}{suffix}.ply" for suffix in ("", *(f"_{n}" for n in range(1, 10_000))))
+    return next(folder / name for name in names if not (folder / name).exists())
