@@ -136,5 +136,5 @@ class FrameSource:
 
     def _drop(self, reason: str) -> None:
         if not self._skip_bad_frames:
-            raise FrameError(reason)
+            raise FrameError(f"{reason}; --skip-bad-frames leaves such images out")
         self.drops.append(reason)
