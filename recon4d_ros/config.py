@@ -141,6 +141,22 @@ class MapConfig:
     min_observations: int = setting(
         2, "observations before a voxel is published", minimum=1, maximum=100
     )
+    pixel_stride: int = setting(
+        2,
+        "one pixel of every square block of this side is mapped, another one in each frame",
+        unit="px",
+        minimum=1,
+        maximum=8,
+    )
+    min_confidence: float = setting(
+        0.3, "least confidence of a mapped pixel over the frame's median", minimum=0.0, maximum=1.0
+    )
+    carve_margin: float = setting(
+        0.2,
+        "a voxel nearer than the depth seen behind it by this share of that depth is seen through",
+        minimum=0.01,
+        maximum=0.9,
+    )
     publish_rate: float = setting(
         1.0, "publications of ~/static_map", unit="Hz", minimum=0.01, maximum=30.0
     )
