@@ -1,0 +1,20 @@
+# Everything runs in .venv, which `make setup` keeps up to date.
+PYTHON ?= python3
+BIN := .venv/bin
+.PHONY: setup demo test lint type bench docs clean
+
+setup: ; @$(PYTHON) requirements/install.py $(if $(GPU),--gpu) $(if $(ROS),--ros $(ROS))
+
+demo: setup ; $(BIN)/recon4d demo --out demo_out --overwrite $(if $(SEQUENCE),--sequence $(SEQUENCE))
+
+test: setup ; $(BIN)/python -m pytest
+
+lint: setup ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
+
+type: setup ; $(BIN)/mypy
+
+bench: setup ; $(BIN)/python -m benchmarks --out bench_out $(if $(ONLY),--only $(ONLY))
+
+docs: setup ; $(BIN)/python -m recon4d_ros.config_docs
+
+clean: ; rm -rf build install log demo_out bench_out .pytest_cache .mypy_cache .ruff_cache .hypothesis
