@@ -67,11 +67,18 @@ class PredictorConfig:
 class FlowConfig:
     """Dense optical flow."""
 
-    step: int = setting(
-        4, "frames between a frame and its nearest flow partner", minimum=1, maximum=16
+    max_step: int = setting(
+        3, "most frames between a frame and its nearest flow partner", minimum=1, maximum=16
+    )
+    step_motion_px: float = setting(
+        6.4,
+        "displacement to the nearest partner aimed at, at a long side of 512",
+        unit="px",
+        minimum=0.5,
+        maximum=64.0,
     )
     num_partners: int = setting(
-        3, "past partners, at 1, 2, ... times flow.step", minimum=1, maximum=8
+        3, "past partners: the nearest, its own nearest, ...", minimum=1, maximum=8
     )
     finest_scale: int = setting(
         0, "finest pyramid level of the search; 0 is the dense grid", minimum=0, maximum=3

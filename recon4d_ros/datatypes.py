@@ -94,12 +94,16 @@ class FlowField:
         target: index of the frame it points into.
         flow: (H, W, 2) float32, px of the dense grid, x then y.
         valid: (H, W) bool, passes the forward-backward check and stays inside the image.
+        structure: (H, W, 3) float32, structure tensor (xx, xy, yy) of the source image around
+            each pixel, grey levels squared per px squared: r' S r is the mean squared grey
+            difference that a flow wrong by r makes. None when the images were not seen.
     """
 
     source: int
     target: int
     flow: Tensor
     valid: Tensor
+    structure: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,9 +1,11 @@
 """Dense flow between a frame and its past partners, both directions, with validity.
 
-Only the flow over `flow.step` frames is estimated (OpenCV DIS: Kroeger et al., "Fast Optical Flow
+Only the flow to the nearest partner is searched (OpenCV DIS: Kroeger et al., "Fast Optical Flow
 using Dense Inverse Search", ECCV 2016). Longer baselines are chains of such steps,
 F_ac(x) = F_ab(x) + F_bc(x + F_ab(x)), which costs a resampling instead of a search and is as
-accurate as a direct estimate at small motion and better at large motion (docs/adr/0003).
+accurate as a direct search at small motion and better at large motion. The nearest partner lies
+so many frames back that the displacement is large against the noise of the flow and small enough
+to be found. Measurements: docs/adr/0003-motion-masks.md.
 """
 
 from __future__ import annotations
@@ -24,8 +26,11 @@ Grey = NDArray[np.uint8]
 Flow = NDArray[np.float32]
 Valid = NDArray[np.bool_]
 
-# The tolerance of the forward-backward check is given for images of this long side.
+# Lengths in the configuration are given for images of this long side.
 REFERENCE_SIDE_PX = 512.0
+
+STRUCTURE_WINDOW_PX = 7
+STRUCTURE_BLUR_PX = 0.8
 
 # OpenCV's type stubs know no None for an array left out.
 _ABSENT = np.empty(0, dtype=np.float32)
@@ -33,20 +38,28 @@ _ABSENT = np.empty(0, dtype=np.float32)
 
 @dataclass(frozen=True, eq=False)
 class _Link:
-    """Flow from a frame to one of its past partners and back."""
+    """Flow from a frame to one of its past partners and back, with both images' structure."""
 
+    index: int
     partner: int
     to_past: Flow
     to_past_valid: Valid
     from_past: Flow
     from_past_valid: Valid
+    structure: Flow
+    partner_structure: Flow
 
-    def fields(self, index: int) -> tuple[FlowField, FlowField]:
+    def fields(self) -> tuple[FlowField, FlowField]:
         """Both directions as they travel between the rooms."""
-        return (
-            _field(index, self.partner, self.to_past, self.to_past_valid),
-            _field(self.partner, index, self.from_past, self.from_past_valid),
+        there = (self.index, self.partner, self.to_past, self.to_past_valid, self.structure)
+        back = (
+            self.partner,
+            self.index,
+            self.from_past,
+            self.from_past_valid,
+            self.partner_structure,
         )
+        return _field(*there), _field(*back)
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,20 +68,17 @@ class _Past:
 
     index: int
     grey: Grey
+    structure: Flow
     links: tuple[_Link, ...]
 
 
 class FlowHistory:
-    """Flow of a stream of grey images; keeps `flow.step` frames and nothing else.
-
-    At the beginning of a stream, before `flow.step` frames have passed, the first frame is the
-    partner.
-    """
+    """Flow of a stream of grey images; keeps `flow.max_step` frames and nothing else."""
 
     def __init__(self, config: FlowConfig) -> None:
         """Make the estimator; the stream starts empty."""
         self._config = config
-        self._past: deque[_Past] = deque(maxlen=config.step)
+        self._past: deque[_Past] = deque(maxlen=config.max_step)
         self._search = _dense_inverse_search(config)
 
     def push(self, index: int, grey: Grey) -> tuple[FlowField, ...]:
@@ -80,21 +90,22 @@ class FlowHistory:
 
         Returns:
             For each partner, nearest first: from the new frame to it, then back. Empty for the
-            first frame.
+            first frame; fewer partners than configured at the beginning of a stream.
 
         Raises:
             PredictorError: the image is not grey uint8, or its size or index does not fit the
                 stream; the history is unchanged.
         """
         self._check(index, grey)
+        structure = structure_tensor(grey)
         links: tuple[_Link, ...] = ()
         if self._past:
-            oldest = self._past[0]
-            direct = self._estimate(oldest, grey)
-            longer = oldest.links[: self._config.num_partners - 1]
-            links = (direct, *(_chained(direct, link, self._config) for link in longer))
-        self._past.append(_Past(index, grey.copy(), links))
-        return tuple(flow for link in links for flow in link.fields(index))
+            partner = self._partner(index)
+            nearest = self._search_both(index, grey, structure, partner)
+            longer = partner.links[: self._config.num_partners - 1]
+            links = (nearest, *(_chained(nearest, link, self._config) for link in longer))
+        self._past.append(_Past(index, grey.copy(), structure, links))
+        return tuple(field for link in links for field in link.fields())
 
     def reset(self) -> None:
         """Forget all frames."""
@@ -119,19 +130,50 @@ class FlowHistory:
                 f"frame {index} came after frame {last.index}; frames must come in order"
             )
 
-    def _estimate(self, past: _Past, grey: Grey) -> _Link:
+    def _partner(self, index: int) -> _Past:
+        """The past frame that should lie `flow.step_motion_px` away, at the present speed."""
+        last = self._past[-1]
+        if not last.links:
+            return last
+        nearest = last.links[0]
+        scale = max(last.grey.shape) / REFERENCE_SIDE_PX
+        speed = float(np.sqrt(np.mean(_square(nearest.to_past)))) / scale
+        allowed = self._config.step_motion_px * (nearest.index - nearest.partner)
+        return next((past for past in self._past if (index - past.index) * speed <= allowed), last)
+
+    def _search_both(self, index: int, grey: Grey, structure: Flow, past: _Past) -> _Link:
         to_past = self._search_flow(grey, past.grey)
         from_past = self._search_flow(past.grey, grey)
         return _Link(
+            index,
             past.index,
             to_past,
             consistent(to_past, from_past, self._config),
             from_past,
             consistent(from_past, to_past, self._config),
+            structure,
+            past.structure,
         )
 
     def _search_flow(self, source: Grey, target: Grey) -> Flow:
         return np.asarray(self._search.calc(source, target, _ABSENT), dtype=np.float32)
+
+
+def structure_tensor(grey: Grey) -> Flow:
+    """Mean products of the image gradients around each pixel.
+
+    Args:
+        grey: (H, W) uint8.
+
+    Returns:
+        (H, W, 3) float32: xx, xy, yy in grey levels squared per px squared.
+    """
+    smooth = cv2.GaussianBlur(grey.astype(np.float32), (0, 0), STRUCTURE_BLUR_PX)
+    gx = cv2.Sobel(smooth, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8)
+    gy = cv2.Sobel(smooth, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8)
+    products = np.stack([gx * gx, gx * gy, gy * gy], axis=-1)
+    window = (STRUCTURE_WINDOW_PX, STRUCTURE_WINDOW_PX)
+    return np.asarray(cv2.boxFilter(products, -1, window), dtype=np.float32)
 
 
 def consistent(flow: Flow, back: Flow, config: FlowConfig) -> Valid:
@@ -156,14 +198,17 @@ def _chained(near: _Link, far: _Link, config: FlowConfig) -> _Link:
     """Link from the newest frame over the partner of `near` to the partner of `far`."""
     to_past = near.to_past + _sample(far.to_past, _landing(near.to_past))
     from_past = far.from_past + _sample(near.from_past, _landing(far.from_past))
+    there = _chained_valid(near.to_past, near.to_past_valid, far.to_past_valid)
+    back = _chained_valid(far.from_past, far.from_past_valid, near.from_past_valid)
     return _Link(
+        near.index,
         far.partner,
         to_past,
-        _chained_valid(near.to_past, near.to_past_valid, far.to_past_valid)
-        & consistent(to_past, from_past, config),
+        there & consistent(to_past, from_past, config),
         from_past,
-        _chained_valid(far.from_past, far.from_past_valid, near.from_past_valid)
-        & consistent(from_past, to_past, config),
+        back & consistent(from_past, to_past, config),
+        near.structure,
+        far.partner_structure,
     )
 
 
@@ -204,5 +249,6 @@ def _square(flow: Flow) -> NDArray[np.float32]:
     return np.asarray(flow[..., 0] ** 2 + flow[..., 1] ** 2)
 
 
-def _field(source: int, target: int, flow: Flow, valid: Valid) -> FlowField:
-    return FlowField(source, target, torch.from_numpy(flow), torch.from_numpy(valid))
+def _field(source: int, target: int, flow: Flow, valid: Valid, structure: Flow) -> FlowField:
+    tensors = (torch.from_numpy(array) for array in (flow, valid, structure))
+    return FlowField(source, target, *tensors)
