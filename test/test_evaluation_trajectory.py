@@ -18,7 +18,7 @@ from recon4d_ros.datatypes import Trajectory
 from recon4d_ros.errors import EvaluationError
 from recon4d_ros.evaluation import trajectory as ours
 from recon4d_ros.evaluation.metrics import summarise
-from recon4d_ros.evaluation.truth import read_tum
+from recon4d_ros.storage.trajectory import read_trajectory
 
 TRAJ_EVAL = Path(__file__).parents[2] / "shared" / "data" / "traj_eval"
 EXPECTED = TRAJ_EVAL / "expected.json"
@@ -37,7 +37,7 @@ def kitti_poses(path: Path) -> np.ndarray:
 def evo_pairs(kind: str, truth: Path, estimate: Path) -> ours.PosePairs:
     if kind == "kitti":
         return ours.pair_by_index(kitti_poses(truth), kitti_poses(estimate))
-    return ours.associate(read_tum(truth), read_tum(estimate))
+    return ours.associate(read_trajectory(truth), read_trajectory(estimate))
 
 
 def errors_of(command: str) -> np.ndarray:

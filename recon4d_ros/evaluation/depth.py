@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,7 +58,10 @@ class DepthReport:
     num_frames: int
 
 
-def resize_nearest(image: NDArray[np.generic], size: tuple[int, int]) -> NDArray[np.generic]:
+Pixel = TypeVar("Pixel", bound=np.generic)
+
+
+def resize_nearest(image: NDArray[Pixel], size: tuple[int, int]) -> NDArray[Pixel]:
     """Image (h, w) sampled at the pixel centres of a grid of `size` (H, W)."""
     rows, columns = (
         ((np.arange(new) + 0.5) * old / new).astype(np.int64)
@@ -104,8 +108,8 @@ def _compared(frame: DepthFrame) -> tuple[DepthImage, DepthImage]:
     if frame.estimate is None:
         return np.empty(0, np.float32), np.empty(0, np.float32)
     estimate = resize_nearest(frame.estimate, (frame.truth.shape[0], frame.truth.shape[1]))
-    both = frame.selected & np.isfinite(frame.truth) & np.isfinite(estimate.astype(np.float32))
-    return frame.truth[both], estimate[both].astype(np.float32)
+    both = frame.selected & np.isfinite(frame.truth) & np.isfinite(estimate)
+    return frame.truth[both], estimate[both]
 
 
 class _RatioHistogram:

@@ -6,13 +6,10 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from recon4d_ros.errors import EvaluationError
-from recon4d_ros.evaluation.depth import resize_nearest
+from recon4d_ros.evaluation.depth import BoolImage, resize_nearest
 from recon4d_ros.evaluation.metrics import mean_of_finite
-
-BoolImage = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,7 +73,7 @@ def _frame_figures(frame: MaskFrame) -> tuple[float, float, float, float]:
     if frame.estimate is None:
         estimate = np.zeros(size, bool)
     else:
-        estimate = resize_nearest(frame.estimate, size).astype(bool)
+        estimate = resize_nearest(frame.estimate, size)
     hits = int((estimate & frame.truth).sum())
     flagged, moving = int(estimate.sum()), int(frame.truth.sum())
     union = flagged + moving - hits

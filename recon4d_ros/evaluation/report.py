@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -15,7 +15,13 @@ from numpy.typing import NDArray
 
 from recon4d_ros.datatypes import Trajectory
 from recon4d_ros.errors import EvaluationError, SourceError
-from recon4d_ros.evaluation.depth import DepthFrame, DepthReport, evaluate_depth, resize_nearest
+from recon4d_ros.evaluation.depth import (
+    BoolImage,
+    DepthFrame,
+    DepthReport,
+    evaluate_depth,
+    resize_nearest,
+)
 from recon4d_ros.evaluation.masks import MaskFrame, MaskReport, evaluate_masks
 from recon4d_ros.evaluation.metrics import ErrorStatistics, summarise
 from recon4d_ros.evaluation.trajectory import (
@@ -29,16 +35,9 @@ from recon4d_ros.evaluation.trajectory import (
     interpolate,
     relative_errors,
 )
-from recon4d_ros.evaluation.truth import (
-    SequenceTruth,
-    read_depth,
-    read_depth_scale,
-    read_mask,
-    read_truth,
-    read_tum,
-)
-
-STAMP_TOLERANCE_NS = 1_000_000  # a file named by a stamp that went through a float of seconds
+from recon4d_ros.storage.dataset import SequenceFolder
+from recon4d_ros.storage.images import read_depth, read_mask
+from recon4d_ros.storage.trajectory import read_trajectory
 
 
 @dataclass(frozen=True)
@@ -107,19 +106,21 @@ def evaluate_run(run_dir: Path, sequence_dir: Path) -> Report:
     """
     if not run_dir.is_dir():
         raise SourceError(f"{run_dir} is no folder; expected the output of `recon4d run`")
-    truth = read_truth(sequence_dir)
-    if truth.trajectory is None and not truth.depth and not truth.masks:
+    sequence = SequenceFolder(sequence_dir)
+    if not (
+        sequence.truth.trajectory_path or sequence.truth.has_depth or sequence.truth.has_masks
+    ):
         raise EvaluationError(
             f"{sequence_dir} has no ground truth; expected groundtruth.txt, depth.txt or masks/"
         )
     return Report(
         run=run_dir.resolve().name,
-        sequence=sequence_dir.resolve().name,
-        final=_trajectory(run_dir / "trajectory.tum", truth, "nearest"),
-        final_interpolated=_trajectory(run_dir / "trajectory.tum", truth, "interpolate"),
-        provisional=_trajectory(run_dir / "trajectory_provisional.tum", truth, "nearest"),
-        depth=_depth(run_dir, truth),
-        masks=_masks(run_dir, truth),
+        sequence=sequence.name,
+        final=_trajectory(run_dir / "trajectory.tum", sequence, "nearest"),
+        final_interpolated=_trajectory(run_dir / "trajectory.tum", sequence, "interpolate"),
+        provisional=_trajectory(run_dir / "trajectory_provisional.tum", sequence, "nearest"),
+        depth=_depth(run_dir, sequence),
+        masks=_masks(run_dir, sequence),
     )
 
 
@@ -146,7 +147,7 @@ def evaluate_trajectory(
     pairs = align(matched, alignment)
     translation, rotation = relative_errors(pairs, consecutive_pairs(len(pairs.truth)))
     positions = pairs.truth[:, :3, 3]
-    found = _nearest(image_stamps_ns, estimate.stamps_ns.numpy())
+    num_posed = int(np.isin(image_stamps_ns, estimate.stamps_ns.numpy()).sum())
     return TrajectoryReport(
         alignment=alignment,
         association=association,
@@ -155,87 +156,86 @@ def evaluate_trajectory(
         rpe_rotation_deg=summarise(rotation),
         scale=fit_similarity(matched.estimate[:, :3, 3], positions, alignment).scale,
         spread=float(np.sqrt(np.mean(np.sum((positions - positions.mean(0)) ** 2, axis=1)))),
-        num_posed=int(found.sum()),
+        num_posed=num_posed,
         num_frames=len(image_stamps_ns),
-        posed_share=float(found.mean()),
+        posed_share=num_posed / len(image_stamps_ns),
     )
 
 
 def _trajectory(
-    path: Path, truth: SequenceTruth, association: Association
+    path: Path, sequence: SequenceFolder, association: Association
 ) -> TrajectoryReport | None:
-    if truth.trajectory is None:
+    truth = sequence.truth.trajectory()
+    if truth is None:
         return None
-    stamps = np.array([image.stamp_ns for image in truth.images], np.int64)
-    return evaluate_trajectory(truth.trajectory, read_tum(path), stamps, association)
+    stamps = np.array([entry.stamp_ns for entry in sequence.entries], np.int64)
+    return evaluate_trajectory(truth, read_trajectory(path), stamps, association)
 
 
-def _nearest(wanted: NDArray[np.int64], stamps: NDArray[np.int64]) -> NDArray[np.bool_]:
-    """Which of the wanted stamps (N,) occur among `stamps`, up to rounding."""
-    if stamps.size == 0:
-        return np.zeros(len(wanted), bool)
-    after = np.searchsorted(stamps, wanted).clip(0, len(stamps) - 1)
-    before = (after - 1).clip(0)
-    distance = np.minimum(np.abs(stamps[after] - wanted), np.abs(stamps[before] - wanted))
-    near: NDArray[np.bool_] = distance <= STAMP_TOLERANCE_NS
-    return near
-
-
-def _files_by_stamp(folder: Path, truth: SequenceTruth) -> dict[int, Path]:
-    """The run's image of each frame's stamp, from names `<stamp_ns>.png`."""
-    paths = sorted(folder.glob("*.png"))
-    bad = [path for path in paths if not path.stem.isdigit()]
-    if bad:
-        raise SourceError(f"{bad[0]} is not named <stamp_ns>.png; was it written by recon4d run?")
-    named = np.array([int(path.stem) for path in paths], np.int64)
-    result = {}
-    for image in truth.images:
-        distance = np.abs(named - image.stamp_ns)
-        if distance.size and distance.min() <= STAMP_TOLERANCE_NS:
-            result[image.stamp_ns] = paths[int(distance.argmin())]
-    return result
-
-
-def _depth(run_dir: Path, truth: SequenceTruth) -> dict[str, DepthReport]:
-    if not truth.depth:
+def _depth(run_dir: Path, sequence: SequenceFolder) -> dict[str, DepthReport]:
+    if not sequence.truth.has_depth:
         return {}
-    estimates = _files_by_stamp(run_dir / "depth", truth)
-    if not estimates:
-        raise EvaluationError(f"{run_dir / 'depth'} has no image of the sequence's frames")
-    scale = read_depth_scale(run_dir / "intrinsics.json")
-    exclusions = {
-        "static": truth.masks,
-        "outside_own_mask": _files_by_stamp(run_dir / "masks", truth),
+    exclusions: dict[str, Callable[[int], BoolImage | None]] = {"all": lambda _: None}
+    if sequence.truth.has_masks:
+        exclusions["static"] = partial(_true_mask, sequence)
+    if any((run_dir / "masks").glob("*.png")):
+        exclusions["outside_own_mask"] = partial(_own_mask, run_dir)
+    scale = _depth_scale(run_dir / "intrinsics.json")
+    return {
+        label: evaluate_depth(partial(_depth_frames, run_dir, sequence, scale, excluded))
+        for label, excluded in exclusions.items()
     }
 
-    def frames(excluded: dict[int, Path]) -> Iterator[DepthFrame]:
-        for stamp, path in truth.depth.items():
-            true = read_depth(path, truth.depth_scale)
-            estimate = read_depth(estimates[stamp], scale) if stamp in estimates else None
-            yield DepthFrame(true, estimate, _selected(true.shape, excluded.get(stamp)))
 
-    reports = {"all": evaluate_depth(partial(frames, {}))}
-    for label, excluded in exclusions.items():
-        if excluded:
-            reports[label] = evaluate_depth(partial(frames, excluded))
-    return reports
+def _depth_frames(
+    run_dir: Path,
+    sequence: SequenceFolder,
+    scale: float,
+    excluded: Callable[[int], BoolImage | None],
+) -> Iterator[DepthFrame]:
+    """The frames that have true depth, without the pixels that `excluded` gives for a stamp."""
+    for entry in sequence.entries:
+        truth = sequence.truth.depth(entry.stamp_ns)
+        if truth is not None:
+            mask = excluded(entry.stamp_ns)
+            shape = (truth.shape[0], truth.shape[1])
+            outside = np.ones(shape, bool) if mask is None else ~resize_nearest(mask, shape)
+            path = run_dir / "depth" / f"{entry.stamp_ns}.png"
+            estimate = read_depth(path, scale).numpy() if path.is_file() else None
+            yield DepthFrame(truth.numpy(), estimate, outside)
 
 
-def _selected(shape: tuple[int, ...], excluded: Path | None) -> NDArray[np.bool_]:
-    """Pixels that an optional mask does not cover, (H, W)."""
-    if excluded is None:
-        return np.ones(shape, bool)
-    return ~resize_nearest(read_mask(excluded), (shape[0], shape[1])).astype(bool)
-
-
-def _masks(run_dir: Path, truth: SequenceTruth) -> MaskReport | None:
-    if not truth.masks:
+def _masks(run_dir: Path, sequence: SequenceFolder) -> MaskReport | None:
+    if not sequence.truth.has_masks:
         return None
-    estimates = _files_by_stamp(run_dir / "masks", truth)
+    stamps = [entry.stamp_ns for entry in sequence.entries]
+    truths = {stamp: _true_mask(sequence, stamp) for stamp in stamps}
     return evaluate_masks(
-        MaskFrame(read_mask(path), read_mask(estimates[stamp]) if stamp in estimates else None)
-        for stamp, path in truth.masks.items()
+        MaskFrame(truth, _own_mask(run_dir, stamp))
+        for stamp, truth in truths.items()
+        if truth is not None
     )
+
+
+def _true_mask(sequence: SequenceFolder, stamp_ns: int) -> BoolImage | None:
+    mask = sequence.truth.mask(stamp_ns)
+    return None if mask is None else mask.numpy()
+
+
+def _own_mask(run_dir: Path, stamp_ns: int) -> BoolImage | None:
+    path = run_dir / "masks" / f"{stamp_ns}.png"
+    return read_mask(path).numpy() if path.is_file() else None
+
+
+def _depth_scale(path: Path) -> float:
+    """Stored units per map unit of a run's depth images."""
+    try:
+        scale = float(json.loads(path.read_text())["depth_scale"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SourceError(f"{path}: no usable depth_scale ({error!r})") from error
+    if not (np.isfinite(scale) and scale > 0):
+        raise SourceError(f"{path}: depth_scale={scale}; expected a positive number")
+    return scale
 
 
 def _without_nan(value: Any) -> Any:
