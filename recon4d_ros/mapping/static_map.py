@@ -39,7 +39,6 @@ class StaticMap:
         self._indices: dict[int, VoxelIndex] = {}
         self._submap = -1
         self._num_frames = 0
-        self._carved_until = 0
 
     @property
     def submap(self) -> int:
@@ -112,7 +111,6 @@ class StaticMap:
         if self._submap not in self._indices:
             median = float(reconstruction.depth[chosen].median())
             self._indices[self._submap] = VoxelIndex.empty(self._config.voxel_size * median)
-            self._carved_until = 0
 
     def _thinned(self, chosen: Tensor) -> Tensor:
         """One pixel of every block of `pixel_stride` squared, another one in each frame."""
@@ -190,11 +188,8 @@ class StaticMap:
     def _next_part(self, index: VoxelIndex) -> tuple[VoxelIndex, int]:
         """The voxels whose turn it is, and how many turns there are."""
         turns = max(1, -(-len(index) // _CARVED_PER_FRAME))
-        size = -(-len(index) // turns)
-        start = self._carved_until if self._carved_until < len(index) else 0
-        self._carved_until = start + size
-        part = slice(start, start + size)
-        return VoxelIndex(index.edge, index.keys[part], index.slots[part]), turns
+        # Slots stay when voxels come and go, so that none is passed over.
+        return index.where(index.slots % turns == self._num_frames % turns), turns
 
 
 def mappable(reconstruction: Reconstruction, config: MapConfig) -> Tensor:
