@@ -114,6 +114,7 @@ def fit_robust(
     target: Tensor,
     weights: Tensor | None = None,
     *,
+    start: Tensor | None = None,
     floor: float = 0.0,
     trials: int = 128,
     refinements: int = 6,
@@ -128,6 +129,7 @@ def fit_robust(
         source: (P, 3) finite points.
         target: (P, 3) their partners.
         weights: (P,) not negative; None weighs all alike.
+        start: (4, 4) first guess in place of the minimal samples, for a small correction.
         floor: smallest believable standard deviation, target units; keeps exact input stable.
         trials: minimal samples drawn.
         refinements: reweighting steps.
@@ -140,7 +142,7 @@ def fit_robust(
     used = torch.nonzero(w > 0).squeeze(-1)
     if len(used) < 3:
         raise GeometryError(f"{len(used)} point pairs have weight; a similarity needs three")
-    S = _least_median(source[used], target[used], trials, seed)
+    S = start if start is not None else _least_median(source[used], target[used], trials, seed)
     sigma = _sigma(S, source[used], target[used], floor)
     for _ in range(refinements):
         S = fit(source, target, w * tukey_weight(_distance(S, source, target), 4.685 * sigma))
