@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -132,7 +132,7 @@ def open_bag(
 
 def write_bag(
     recording: Recording, path: Path, *, storage: str = "mcap", namespace: str = "/camera"
-) -> Iterator[int]:
+) -> Generator[int, None, None]:
     """Copy a recording into a new bag; iterate to do the work.
 
     Yields:

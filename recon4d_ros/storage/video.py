@@ -75,7 +75,7 @@ class VideoRecording:
         return round(index * self._period_ns)
 
     def _check_end(self, num_read: int) -> None:
-        """Refuse a file that holds fewer images than it promises (a count may be a rounded one)."""
+        """Refuse a file that holds fewer images than it promises (some counts are rounded)."""
         promised = self.num_images or 0
         if num_read < promised - max(2, promised // 50):
             raise SourceError(
