@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -15,24 +15,21 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
-import pytest
+import rclpy
 import torch
+from diagnostic_msgs.msg import DiagnosticArray
+from geometry_msgs.msg import PoseStamped
+from nav_msgs.msg import Odometry
+from nav_msgs.msg import Path as PathMessage
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rclpy.signals import SignalHandlerOptions
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+from std_msgs.msg import String
+from tf2_msgs.msg import TFMessage
 
-rclpy = pytest.importorskip("rclpy", reason="rclpy is not installed; run 'make setup'")
-
-from diagnostic_msgs.msg import DiagnosticArray  # noqa: E402
-from geometry_msgs.msg import PoseStamped  # noqa: E402
-from nav_msgs.msg import Odometry  # noqa: E402
-from nav_msgs.msg import Path as PathMessage  # noqa: E402
-from rclpy.executors import SingleThreadedExecutor  # noqa: E402
-from rclpy.parameter import Parameter  # noqa: E402
-from rclpy.qos import DurabilityPolicy, QoSProfile  # noqa: E402
-from rclpy.signals import SignalHandlerOptions  # noqa: E402
-from sensor_msgs.msg import CameraInfo, Image, PointCloud2  # noqa: E402
-from std_msgs.msg import String  # noqa: E402
-from tf2_msgs.msg import TFMessage  # noqa: E402
-
-from recon4d_ros.datatypes import (  # noqa: E402
+from recon4d_ros.datatypes import (
     EventKind,
     Intrinsics,
     IntrinsicsSource,
@@ -42,12 +39,17 @@ from recon4d_ros.datatypes import (  # noqa: E402
     StepOutput,
     TrackingState,
 )
-from recon4d_ros.errors import PredictorError  # noqa: E402
-from recon4d_ros.ros.node import Recon4DNode  # noqa: E402
+from recon4d_ros.errors import PredictorError
+from recon4d_ros.ros.node import Recon4DNode
+from recon4d_ros.ros.profile import ensure_transport_profile
+
+# Before the first rclpy.init: nothing leaves this machine, and images fit through.
+os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+ensure_transport_profile()
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# Between the domains that people use and the ports Linux gives out on its own.
-DOMAIN = 20 + os.getpid() % 80
+# Each session has a ROS domain of its own, below the ports that Linux gives out by itself.
+_DOMAINS = itertools.count(os.getpid())
 WAIT_S = 15.0
 SIZE = (48, 64)
 PERIOD_NS = 33_000_000
@@ -70,6 +72,10 @@ OUTPUTS = {
     "/diagnostics": (DiagnosticArray, RVIZ),
     "events": (String, LATCHED),
 }
+
+
+def new_domain():
+    return 1 + next(_DOMAINS) % 100
 
 
 class ExactCore:
@@ -175,13 +181,15 @@ def stamp_ns(message):
 class Probe:
     """A camera and a listener in one, outside the node."""
 
-    def __init__(self, context, name="recon4d_node", image="image", kind=Image):
+    def __init__(
+        self, context, name="recon4d_node", image="image", info="camera_info", kind=Image
+    ):
         self.node = rclpy.create_node(f"probe_{time.monotonic_ns()}", context=context)
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self.node)
         self.heard = defaultdict(list)
         self.image = self.node.create_publisher(kind, image, 10)
-        self.camera_info = self.node.create_publisher(CameraInfo, "camera_info", 10)
+        self.camera_info = self.node.create_publisher(CameraInfo, info, 10)
         self._name = name
         self._stamp_ns = START_NS
 
@@ -266,29 +274,27 @@ def parameters(**values):
 
 
 @contextmanager
-def session(
-    core=None, name="recon4d_node", topics=(), args=(), kind=Image, image="image", **values
-):
+def session(core=ExactCore, topics=(), args=(), domain=None, kind=Image, image="image", **values):
     """A node that spins in a thread, and a probe beside it: (probe, node, cores)."""
     context = rclpy.Context()
     rclpy.init(
         args=["--ros-args", *args] if args else None,
         context=context,
-        domain_id=DOMAIN,
+        domain_id=domain or new_domain(),
         signal_handler_options=SignalHandlerOptions.NO,
     )
     cores = []
 
     def build(config):
-        cores.append((core or ExactCore)(config))
+        cores.append(core(config))
         return cores[-1]
 
-    node = Recon4DNode(name, build, context=context, parameter_overrides=parameters(**values))
+    node = Recon4DNode(build_core=build, context=context, parameter_overrides=parameters(**values))
     executor = SingleThreadedExecutor(context=context)
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin)
     thread.start()
-    probe = Probe(context, name=name, kind=kind, image=image).listen(*topics)
+    probe = Probe(context, kind=kind, image=image).listen(*topics)
     try:
         yield probe, node, cores
     finally:
@@ -300,19 +306,19 @@ def session(
         rclpy.try_shutdown(context=context)
 
 
-def process_environment():
+def process_environment(domain):
     keep = {k: v for k, v in os.environ.items() if k != "_ROS_WHEELS_BOOTSTRAP_COMPLETE"}
     keep.pop("LD_LIBRARY_PATH", None)
-    return {**keep, "ROS_DOMAIN_ID": str(DOMAIN), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+    return {**keep, "ROS_DOMAIN_ID": str(domain)}
 
 
 @contextmanager
-def node_process(*args, module="recon4d_ros.ros.node"):
-    """The node as a process of its own; killed at the end if a test left it alive."""
+def python_process(domain, *command):
+    """A Python process in a ROS domain; killed at the end if a test left it alive."""
     process = subprocess.Popen(
-        [sys.executable, "-m", module, "--ros-args", *args],
+        [sys.executable, *command],
         cwd=REPOSITORY,
-        env=process_environment(),
+        env=process_environment(domain),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -321,5 +327,18 @@ def node_process(*args, module="recon4d_ros.ros.node"):
         yield process
     finally:
         if process.poll() is None:
-            process.send_signal(signal.SIGKILL)
+            process.kill()
         process.communicate()
+
+
+@contextmanager
+def probe_in(domain, **options):
+    """A probe alone in a domain, beside processes."""
+    context = rclpy.Context()
+    rclpy.init(context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
+    probe = Probe(context, **options)
+    try:
+        yield probe
+    finally:
+        probe.close()
+        rclpy.try_shutdown(context=context)

@@ -6,7 +6,6 @@ thread only puts messages into a mailbox; one worker thread runs the reconstruct
 
 from __future__ import annotations
 
-import signal
 import sys
 import threading
 import time
@@ -14,7 +13,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import rclpy
@@ -41,6 +39,7 @@ from recon4d_ros.ros.params import NodeParameters
 from recon4d_ros.ros.perception import Arrival, Core, Perception, Status
 from recon4d_ros.ros.profile import ensure_transport_profile
 from recon4d_ros.ros.publishers import Outputs
+from recon4d_ros.ros.signals import StopRequest
 from recon4d_ros.ros.statistics import Statistics
 from recon4d_ros.ros.transforms import PoseFrames, StaticTree
 from recon4d_ros.storage.messages import is_rectified_topic
@@ -349,29 +348,11 @@ class Recon4DNode(LifecycleNode):
         )
 
 
-class _StopRequest:
-    """Turns SIGINT and SIGTERM into a flag, however often they come."""
-
-    def __init__(self) -> None:
-        self.is_set = False
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._on_signal)
-
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        # Only a plain assignment: a lock could be held by the thread that is interrupted.
-        self.is_set = True
-
-    def ignore_more(self) -> None:
-        """Let nothing interrupt the teardown, nor the interpreter's own after it."""
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, signal.SIG_IGN)
-
-
 def main(
     args: Sequence[str] | None = None, build_core: Callable[[Config], Core] = build_reconstructor
 ) -> int:
     """Run the node until SIGINT or SIGTERM; the exit code."""
-    stop = _StopRequest()
+    stop = StopRequest()
     ensure_transport_profile()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = Recon4DNode(build_core=build_core)

@@ -1,0 +1,10 @@
+"""The node as a process, around the exact reconstruction; started by tests."""
+
+import sys
+
+from ros_support import ExactCore
+
+from recon4d_ros.ros.node import main
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv, build_core=ExactCore))

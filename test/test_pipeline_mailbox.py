@@ -1,0 +1,72 @@
+"""The hand-over between the receiving and the working thread."""
+
+import threading
+
+from recon4d_ros.config import InputConfig
+from recon4d_ros.pipeline.mailbox import Mailbox
+
+WAIT_S = 10.0
+
+
+def test_live_keeps_the_newest_and_gives_back_what_is_lost():
+    mailbox = Mailbox(1, lossless=False)
+    assert [mailbox.put(n) for n in range(4)] == [None, 0, 1, 2]
+    assert mailbox.take(0.0) == 3
+    assert mailbox.take(0.0) is None
+
+
+def test_replay_loses_nothing_and_keeps_the_order():
+    mailbox = Mailbox(2, lossless=True)
+    lost = []
+    writer = threading.Thread(target=lambda: lost.extend(mailbox.put(n) for n in range(200)))
+    writer.start()
+    taken = [mailbox.take(WAIT_S) for _ in range(200)]
+    writer.join(WAIT_S)
+    assert taken == list(range(200))
+    assert lost == [None] * 200
+
+
+def test_replay_waits_for_room():
+    mailbox = Mailbox(1, lossless=True)
+    mailbox.put("first")
+    done = threading.Event()
+
+    def put():
+        mailbox.put("second")
+        done.set()
+
+    threading.Thread(target=put, daemon=True).start()
+    assert not done.wait(0.05)
+    assert len(mailbox) == 1
+    assert mailbox.take(0.0) == "first"
+    assert done.wait(WAIT_S)
+
+
+def test_closing_wakes_a_writer_whose_item_is_lost():
+    mailbox = Mailbox(1, lossless=True)
+    mailbox.put("first")
+    lost = []
+    writer = threading.Thread(target=lambda: lost.append(mailbox.put("second")))
+    writer.start()
+    mailbox.close()
+    writer.join(WAIT_S)
+    assert lost == ["second"]
+    assert not mailbox.is_open
+
+
+def test_closing_wakes_a_reader():
+    mailbox = Mailbox(1, lossless=False)
+    taken = []
+    reader = threading.Thread(target=lambda: taken.append(mailbox.take(10 * WAIT_S)))
+    reader.start()
+    mailbox.close()
+    reader.join(WAIT_S)
+    assert taken == [None]
+
+
+def test_the_configuration_chooses_the_kind():
+    live = Mailbox.of(InputConfig(mode="live", queue_size=5))
+    assert [live.put(n) for n in range(2)] == [None, 0]
+    replay = Mailbox.of(InputConfig(mode="replay", queue_size=5))
+    assert [replay.put(n) for n in range(5)] == [None] * 5
+    assert [replay.take(0.0) for _ in range(5)] == list(range(5))
