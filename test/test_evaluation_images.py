@@ -1,5 +1,6 @@
 """Depth and mask figures against direct sums, and whole runs against a written truth."""
 
+import argparse
 import json
 import shutil
 from dataclasses import replace
@@ -12,7 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recon4d_ros.errors import EvaluationError, SourceError
+from recon4d_ros.cli import evaluate as evaluate_command
+from recon4d_ros.errors import EvaluationError, OutputError, SourceError
 from recon4d_ros.evaluation.depth import DepthFrame, evaluate_depth, resize_nearest
 from recon4d_ros.evaluation.masks import MaskFrame, evaluate_masks
 from recon4d_ros.evaluation.report import evaluate_run
@@ -243,3 +245,17 @@ def test_a_sequence_without_truth_is_refused(sequence_and_run):
     shutil.rmtree(sequence / "masks")
     with pytest.raises(EvaluationError, match="no ground truth"):
         evaluate_run(run, sequence)
+
+
+def test_the_command_prints_and_writes_the_figures(sequence_and_run, tmp_path, capsys):
+    sequence, run = sequence_and_run
+    out = tmp_path / "figures.json"
+    arguments = argparse.Namespace(run_dir=run, sequence=sequence, json=out)
+    assert evaluate_command.run(arguments) == 0
+    printed = capsys.readouterr().out
+    assert "ATE 0.0000" in printed
+    assert "depth, static" in printed
+    assert json.loads(out.read_text()) == json.loads(evaluate_run(run, sequence).to_json())
+    arguments.json = tmp_path / "no folder" / "figures.json"
+    with pytest.raises(OutputError, match="cannot write"):
+        evaluate_command.run(arguments)
