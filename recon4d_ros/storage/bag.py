@@ -54,6 +54,8 @@ _DAMAGE = (
     apsw.Error,
     ZstdError,
     RuntimeError,
+    MemoryError,
+    OverflowError,
     AssertionError,
     TypeError,
     ValueError,
@@ -234,10 +236,11 @@ def _broken_mcap(path: Path) -> Path | None:
 
 def _copy_whole_records(broken: BinaryIO, completed: BinaryIO) -> None:
     """Copy the magic and every complete record (opcode, length, content; MCAP specification)."""
+    size = broken.seek(0, 2)
+    broken.seek(0)
     completed.write(broken.read(len(_MCAP_MAGIC)))
     while len(head := broken.read(_MCAP_RECORD.size)) == _MCAP_RECORD.size:
         _, length = _MCAP_RECORD.unpack(head)
-        content = broken.read(length)
-        if len(content) < length:
+        if length > size - broken.tell():
             return
-        completed.write(head + content)
+        completed.write(head + broken.read(length))

@@ -30,7 +30,7 @@ def parse_seconds(text: str) -> int:
     """
     try:
         return int((Decimal(text) * _NS_PER_S).to_integral_value())
-    except (InvalidOperation, OverflowError) as error:
+    except (InvalidOperation, OverflowError, ValueError) as error:
         raise ValueError(f"'{text}' is no time in seconds") from error
 
 
