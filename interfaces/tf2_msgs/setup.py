@@ -45,7 +45,9 @@ def ros_prefix() -> Path:
 
     prefix = Path(rosidl_generator_c.__file__).resolve().parents[4]
     if not (prefix / "share" / "geometry_msgs").is_dir():
-        raise SystemExit(f"no ROS interface files under {prefix / 'share'}; install ros-geometry-msgs")
+        raise SystemExit(
+            f"no ROS interface files under {prefix / 'share'}; install ros-geometry-msgs"
+        )
     return prefix
 
 
@@ -99,7 +101,9 @@ class Toolchain:
         """Object file of one source."""
         name = source.relative_to(self.out).as_posix().replace("/", "_") + ".o"
         target = self.out / "obj" / name
-        compiler = ("CXX", "g++", "-std=c++17") if source.suffix == ".cpp" else ("CC", "gcc", "-std=c11")
+        compiler = (
+            ("CXX", "g++", "-std=c++17") if source.suffix == ".cpp" else ("CC", "gcc", "-std=c11")
+        )
         self.run(*compiler, *FLAGS, *self.includes, "-c", source, "-o", target)
         return target
 
@@ -154,8 +158,15 @@ def link_all(tools: Toolchain, objects: dict[str, list[Path]]) -> tuple[list[Pat
     libraries = [
         library("c", "rosidl_generator_c", [GEOMETRY], strict),
         library("fastrtps_c", "rosidl_typesupport_fastrtps_c", [*common, *fastrtps], strict),
-        library("introspection_c", "rosidl_typesupport_introspection_c", [*common, *introspection], strict),
-        library("typesupport_c", "rosidl_typesupport_c", [GENERATED, "rosidl_typesupport_c"], strict),
+        library(
+            "introspection_c",
+            "rosidl_typesupport_introspection_c",
+            [*common, *introspection],
+            strict,
+        ),
+        library(
+            "typesupport_c", "rosidl_typesupport_c", [GENERATED, "rosidl_typesupport_c"], strict
+        ),
         # Python's own symbols stay undefined: the interpreter has them.
         library("py", "rosidl_generator_py", python),
     ]

@@ -1,0 +1,36 @@
+"""Verdicts of the benchmark table."""
+
+import json
+import math
+
+import pytest
+
+from benchmarks.table import Row, Target, to_json, to_markdown, to_text
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "reached"),
+    [
+        (Target(0.01), 0.01, True),
+        (Target(0.01), 0.011, False),
+        (Target(0.6, better="higher"), 0.6, True),
+        (Target(0.6, better="higher"), 0.59, False),
+        (Target(0.01), math.nan, False),
+        (Target(0.6, better="higher"), math.nan, False),
+    ],
+)
+def test_a_target_is_reached_on_its_better_side_and_never_by_nothing(target, value, reached):
+    assert Row("part", "case", "figure", value, target).passed is reached
+
+
+def test_rows_come_out_whole():
+    rows = [
+        Row("depth", "room", "AbsRel", 0.05, Target(0.06, goal=0.01), {"constant": 0.4}),
+        Row("depth", "kitchen", "AbsRel", math.nan, Target(0.06), note="no run"),
+        Row("masks", "dog", "IoU", 0.5),
+    ]
+    found = json.loads(to_json(rows, {"commit": "abc"}))
+    assert [row["ours"] for row in found["rows"]] == [0.05, None, 0.5]
+    assert [row["passed"] for row in found["rows"]] == [True, False, None]
+    assert "| room | AbsRel | 0.05 | constant 0.4 | <= 0.06 | yes | 0.01 |  |" in to_markdown(rows)
+    assert "NO" in to_text(rows).splitlines()[2]
