@@ -270,6 +270,8 @@ def parameters(**values):
     """Overrides; `__` in a name is a dot. Diagnostics come fast enough for a test."""
     named = {name.replace("__", "."): value for name, value in values.items()}
     named.setdefault("output.diagnostics_rate", 10.0)
+    # A best-effort subscriber may miss what is sent while it is still being connected.
+    named.setdefault("input.reliability", "reliable")
     return [Parameter(name, value=value) for name, value in named.items()]
 
 

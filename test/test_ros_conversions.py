@@ -13,6 +13,7 @@ from std_msgs.msg import Header
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import Frame, Intrinsics, PointCloud
 from recon4d_ros.ros import conversions
+from recon4d_ros.ros.stamps import header_message
 
 STAMP_NS = 1_700_000_001_234_567_890
 SIZES = {PointField.FLOAT32: "f", PointField.UINT32: "I", PointField.UINT8: "B"}
@@ -20,7 +21,7 @@ SIZES = {PointField.FLOAT32: "f", PointField.UINT32: "I", PointField.UINT8: "B"}
 
 @pytest.fixture
 def header():
-    return conversions.header_message(STAMP_NS, "optical")
+    return header_message(STAMP_NS, "optical")
 
 
 @pytest.fixture

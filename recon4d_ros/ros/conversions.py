@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose, PoseStamped, Transform, TransformStamped
 from nav_msgs.msg import Odometry, Path
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
@@ -44,17 +43,6 @@ _MAP_POINT = np.dtype(
 _FIELD_TYPES = {"<f4": PointField.FLOAT32, "<u4": PointField.UINT32, "|u1": PointField.UINT8}
 
 Records = npt.NDArray[np.void]
-
-
-def time_message(stamp_ns: int) -> Time:
-    """A stamp in nanoseconds as a message."""
-    seconds, nanoseconds = divmod(stamp_ns, 1_000_000_000)
-    return Time(sec=seconds, nanosec=nanoseconds)
-
-
-def header_message(stamp_ns: int, frame_id: str) -> Header:
-    """Stamp and frame."""
-    return Header(stamp=time_message(stamp_ns), frame_id=frame_id)
 
 
 def byte_array(values: npt.NDArray[np.uint8]) -> array[int]:

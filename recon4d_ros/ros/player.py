@@ -27,13 +27,15 @@ from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
 from recon4d_ros.errors import MissingPrerequisiteError, SourceError
-from recon4d_ros.ros.conversions import time_message
 from recon4d_ros.ros.profile import ensure_transport_profile
 from recon4d_ros.ros.signals import StopRequest
+from recon4d_ros.ros.stamps import time_message
 
 _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 # Between two messages the clock goes on in these steps, and signals are looked at.
 _TICK_S = 0.02
+# A best-effort subscriber that we have found hears nothing before it has found us in turn.
+_SETTLE_S = 0.5
 # Images are large, and a subscriber that lags ten behind will not catch up.
 _IMAGE_DEPTH, _DEPTH = 10, 100
 
@@ -151,6 +153,7 @@ class _Player:
         """
         missing = self._topics_to_wait_for() if self._options.wait_s > 0.0 else []
         deadline_s = time.monotonic() + self._options.wait_s
+        settle_s = _SETTLE_S if missing else 0.0
         text = f"waiting for subscribers of {', '.join(missing) or 'nothing'}"
         with tqdm(desc=text, bar_format="{desc}"):
             while missing and not self._stop.is_set:
@@ -161,6 +164,7 @@ class _Player:
                     )
                 time.sleep(_TICK_S)
                 missing = [topic for topic in missing if not self._is_heard(topic)]
+            time.sleep(settle_s)
 
     def play_once(self) -> None:
         """Publish every message at its time."""

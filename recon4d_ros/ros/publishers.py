@@ -23,6 +23,7 @@ from recon4d_ros.config import OutputConfig
 from recon4d_ros.datatypes import PointCloud, Reconstruction
 from recon4d_ros.ros import conversions, qos
 from recon4d_ros.ros.intake import Admitted
+from recon4d_ros.ros.stamps import header_message
 from recon4d_ros.ros.transforms import PoseFrames
 
 
@@ -118,7 +119,7 @@ class Outputs:
         if final.T_map_cam is None:
             return
         _, T_map_child = self._frames.published(final.T_map_cam, frame_id)
-        header = conversions.header_message(final.frame.stamp_ns, self._frames.map)
+        header = header_message(final.frame.stamp_ns, self._frames.map)
         pose = conversions.pose_message(T_map_child, header)
         self._path_history.replace(final.frame.index, pose)
 
@@ -151,7 +152,7 @@ class Outputs:
 
     def publish_map(self, cloud: PointCloud, stamp_ns: int) -> None:
         """The static map as of the frame with this stamp."""
-        header = conversions.header_message(stamp_ns, self._frames.map)
+        header = header_message(stamp_ns, self._frames.map)
         self._static_map.publish(conversions.map_cloud(cloud, header))
 
 

@@ -1,0 +1,133 @@
+"""The node as a process: start, signals in any state, exit codes."""
+
+import signal
+from pathlib import Path
+
+import pytest
+from ros_support import (
+    camera_info_message,
+    image_message,
+    new_domain,
+    probe_in,
+    python_process,
+)
+
+from recon4d_ros.ros import profile
+
+pytestmark = pytest.mark.ros
+
+EXACT = str(Path(__file__).with_name("ros_exact_node.py"))
+RELIABLE = "--ros-args", "-p", "input.reliability:=reliable"
+WAIT_S = 30
+
+
+def stop(process, times=1):
+    for _ in range(times):
+        process.send_signal(signal.SIGINT)
+    output, _ = process.communicate(timeout=WAIT_S)
+    return process.returncode, output
+
+
+def until_parameters(probe, name):
+    """The node answers: its services are there."""
+    names = lambda: {n for n, _ in probe.node.get_service_names_and_types()}  # noqa: E731
+    probe.until(lambda: f"/{name}/get_state" in names(), "the node", timeout_s=WAIT_S)
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_sigint_ends_an_active_node_with_exit_code_0(times):
+    domain = new_domain()
+    with probe_in(domain) as probe, python_process(domain, EXACT, *RELIABLE) as process:
+        probe.listen("pose")
+        probe.until(lambda: probe.image.get_subscription_count() > 0, "the node", WAIT_S)
+        probe.connected()
+        assert probe.send_and_wait()
+        code, output = stop(process, times)
+    assert code == 0, output
+    assert "Traceback" not in output
+
+
+def test_sigint_ends_an_unconfigured_node_with_exit_code_0():
+    domain = new_domain()
+    options = "--ros-args", "-p", "autostart:=false"
+    with probe_in(domain) as probe, python_process(domain, EXACT, *options) as process:
+        until_parameters(probe, "recon4d_node")
+        assert probe.image.get_subscription_count() == 0
+        code, output = stop(process)
+    assert code == 0, output
+
+
+def test_sigint_ends_a_node_that_waits_for_camera_info_with_exit_code_0():
+    domain = new_domain()
+    options = *RELIABLE, "-p", "input.camera_info_timeout:=60.0"
+    with probe_in(domain) as probe, python_process(domain, EXACT, *options) as process:
+        probe.listen("/diagnostics")
+        probe.until(lambda: probe.image.get_subscription_count() > 0, "the node", WAIT_S)
+        probe.connected()
+        probe.send(info=None)
+        probe.until(lambda: probe.value("input", "received") == "1", "the image", WAIT_S)
+        code, output = stop(process)
+    assert code == 0, output
+
+
+def test_a_refused_parameter_leaves_a_living_node_that_says_why():
+    domain = new_domain()
+    options = "--ros-args", "-p", "window.size:=1000", "-p", "windw.stride:=2"
+    with probe_in(domain) as probe, python_process(domain, EXACT, *options) as process:
+        probe.listen("/diagnostics")
+        wanted = "unknown parameter 'windw.stride'; the nearest is 'window.stride'"
+        probe.until(lambda: wanted in probe.diagnostics("process")[1], "the reason", WAIT_S)
+        assert process.poll() is None
+        code, output = stop(process)
+    assert code == 0
+    assert wanted in output
+
+
+def test_the_installed_node_comes_up_and_listens():
+    domain = new_domain()
+    module = "-m", "recon4d_ros.ros.node", "--ros-args", "-r", "__ns:=/robot"
+    options = {"image": "/robot/image", "info": "/robot/camera_info"}
+    with (
+        probe_in(domain, name="/robot/recon4d_node", **options) as probe,
+        python_process(domain, *module) as process,
+    ):
+        probe.until(lambda: probe.image.get_subscription_count() > 0, "the node", WAIT_S)
+        code, output = stop(process)
+    assert code == 0, output
+
+
+def test_the_transport_profile_is_set_unless_the_user_has_one(monkeypatch, tmp_path):
+    for name in profile.PROFILE_VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+    chosen = profile.ensure_transport_profile()
+    assert chosen.name == "fastdds_large.xml"
+    assert profile.user_profile() == str(chosen)
+    own = tmp_path / "own.xml"
+    monkeypatch.setenv(profile.PROFILE_VARIABLES[0], str(own))
+    monkeypatch.delenv(profile.PROFILE_VARIABLES[1])
+    assert profile.ensure_transport_profile() == own
+
+
+def test_a_missing_package_file_is_an_error_with_the_places_searched():
+    with pytest.raises(profile.MissingPrerequisiteError, match="install the package again"):
+        profile.package_file("config/nothing.xml")
+
+
+def test_large_images_pass_between_processes():
+    """720p, best effort, as camera drivers send it; with the default transport most are lost."""
+    domain, size = new_domain(), (720, 1280)
+    info = camera_info_message(size, focal=900.0)
+    with probe_in(domain) as probe, python_process(domain, EXACT) as process:
+        probe.listen("pose")
+        probe.until(lambda: probe.image.get_subscription_count() > 0, "the node", WAIT_S)
+        probe.connected()
+
+        def first_answer():
+            probe.send(image_message(probe.next_stamp(), size=size), info=info)
+            return probe.heard["pose"]
+
+        probe.until(first_answer, "a first pose", WAIT_S)
+        for _ in range(10):
+            message = image_message(probe.next_stamp(), size=size)
+            assert probe.send_and_wait(message=message, info=info)
+        assert process.poll() is None
