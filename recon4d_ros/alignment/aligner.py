@@ -205,7 +205,9 @@ class Aligner:
         aligned = AlignedWindow(
             prediction=prediction,
             dynamic=dynamic,
-            T_map_cam=placed.T_map_key @ scaled(T_key_cam, placed.scale),
+            T_map_cam=self._with_earlier_poses(
+                placed.T_map_key @ scaled(T_key_cam, placed.scale), prediction.indices, submap
+            ),
             scale=placed.scale,
             submap=submap,
             is_keyframe=torch.zeros(len(window.frames), dtype=torch.bool),
@@ -271,6 +273,18 @@ class Aligner:
             )
         return submap, placement.fitted(evidence.joined(parts)) if parts else None
 
+    def _with_earlier_poses(
+        self, T_map_cam: Tensor, indices: tuple[int, ...], submap: int
+    ) -> Tensor:
+        """Frames that this window does not pose keep the pose that an earlier one gave them."""
+        if self._state is None or self._state.submap != submap:
+            return T_map_cam
+        poses = [
+            T if bool(T.isfinite().all()) else self._state.poses.get(index, T)
+            for index, T in zip(indices, T_map_cam, strict=True)
+        ]
+        return torch.stack(poses)
+
     def _next_submap(self) -> int:
         return self._highest_submap() + 1
 
@@ -278,8 +292,9 @@ class Aligner:
         return max([self.submap, *(keyframe.submap for keyframe in self._store.keyframes)])
 
     def _unplaced(self, prediction: WindowPrediction, dynamic: DynamicMask) -> AlignedWindow:
-        """A window outside the map: only frames found by keyframes have a pose, none a scale."""
-        T_map_cam = torch.full((len(prediction.indices), 4, 4), torch.nan, dtype=torch.float64)
+        """A window outside the map: only frames posed or found before have a pose, no scale."""
+        unknown = torch.full((len(prediction.indices), 4, 4), torch.nan, dtype=torch.float64)
+        T_map_cam = self._with_earlier_poses(unknown, prediction.indices, self.submap)
         for found in self._search.relocations:
             if found.index in prediction.indices and found.submap == self.submap:
                 T_map_cam[prediction.indices.index(found.index)] = found.T_map_cam

@@ -15,6 +15,9 @@ from recon4d_ros.geometry import camera, image_grid, se3
 
 # ORB describes a patch of this size; a smaller border would lose a small image altogether.
 _PATCH_PX = 21
+_CELL_PX = 32
+# Features detected for each that is kept, so that there is a choice of place.
+_SPARE = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +25,7 @@ class Features:
     """ORB features of one image on the dense grid.
 
     Attributes:
-        uv: (P, 2) float64 px, strongest first.
+        uv: (P, 2) float64 px, the strongest of each part of the image first.
         descriptors: (P, 32) uint8.
     """
 
@@ -68,7 +71,7 @@ def detect(frame: Frame, size: tuple[int, int], max_features: int) -> Features:
     rgb = image_grid.resize_image(frame.rgb, size).contiguous().numpy()
     grey = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     orb = cv2.ORB.create(
-        nfeatures=max_features,
+        nfeatures=_SPARE * max_features,
         scaleFactor=1.2,
         nlevels=6,
         edgeThreshold=_PATCH_PX,
@@ -78,9 +81,25 @@ def detect(frame: Frame, size: tuple[int, int], max_features: int) -> Features:
     points, descriptors = orb.detectAndCompute(grey, None)
     if len(points) == 0:
         return Features(torch.zeros(0, 2, dtype=torch.float64), np.zeros((0, 32), np.uint8))
-    order = np.argsort([-point.response for point in points], kind="stable")[:max_features]
-    uv = np.array([points[row].pt for row in order], dtype=np.float64)
+    uv = np.array([point.pt for point in points], dtype=np.float64)
+    order = _spread(uv, np.array([point.response for point in points]))[:max_features]
+    uv = uv[order]
     return Features(torch.from_numpy(uv), descriptors[order].astype(np.uint8))
+
+
+def _spread(uv: NDArray[np.float64], response: NDArray[np.float64]) -> NDArray[np.int64]:
+    """Order in which every cell of the image gives its strongest feature, then its second, ...
+
+    The strongest features crowd on a few textured things, and a pose that rests on a small part
+    of the image is a poor one.
+    """
+    cell = (uv // _CELL_PX).astype(np.int64)
+    number = cell[:, 1] * 4096 + cell[:, 0]
+    order = np.lexsort((-response, number))
+    starts = np.flatnonzero(np.diff(number[order], prepend=-1))
+    lengths = np.diff(np.append(starts, len(order)))
+    rank = np.arange(len(order)) - np.repeat(starts, lengths)
+    return order[np.lexsort((-response[order], rank))]
 
 
 def visible_share(points_map: Tensor, T_map_cam: Tensor, intrinsics: Intrinsics) -> float:

@@ -9,6 +9,7 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from recon4d_ros.alignment.keyframes import Keyframe, detect, visible_share
 from recon4d_ros.alignment.succession import key_pose
@@ -18,6 +19,7 @@ from recon4d_ros.geometry import se3
 
 _MAX_DYNAMIC_SHARE = 0.7
 _BLURRED_SHARE = 0.2
+_EDGE_RATIO = 0.05
 # An anchor with fewer measured pixels than this would match nothing.
 _MIN_MEASURED_SHARE = 0.05
 
@@ -117,12 +119,26 @@ def _left_behind(
     return share < config.keyframe_overlap
 
 
+def _smooth(points: Tensor) -> Tensor:
+    """Pixels (H, W) bool whose 3 x 3 neighbours are measured and about equally far.
+
+    A corner on the outline of an object has the depth of neither side for certain.
+    """
+    distance = torch.linalg.vector_norm(points, dim=-1)
+    # NaN must spread, which max pooling would not promise; infinity does for both signs.
+    padded = torch.where(distance.isfinite(), distance, torch.inf)[None, None]
+    farthest = functional.max_pool2d(padded, 3, stride=1, padding=1)[0, 0]
+    nearest = -functional.max_pool2d(-padded, 3, stride=1, padding=1)[0, 0]
+    smooth: Tensor = distance.isfinite() & (farthest <= (1.0 + _EDGE_RATIO) * nearest)
+    return smooth
+
+
 def _keyframe(aligned: AlignedWindow, frame: Frame, row: int, max_features: int) -> Keyframe:
     prediction = aligned.prediction
     features = detect(frame, prediction.intrinsics.size, max_features)
     x, y = features.uv.round().long().unbind(-1)
     points = prediction.points_key[row][y, x].double() * aligned.scale
-    use = points.isfinite().all(-1) & (prediction.confidence[row][y, x] > 0)
+    use = _smooth(prediction.points_key[row])[y, x] & (prediction.confidence[row][y, x] > 0)
     use &= ~prediction.filled[row][y, x]
     if frame.index in aligned.dynamic.indices:
         use &= ~aligned.dynamic.of(frame.index)[y, x]

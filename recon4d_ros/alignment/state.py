@@ -52,12 +52,16 @@ class Landmarks:
         row = torch.searchsorted(self.ids, ids).clamp(max=len(self.ids) - 1)
         return row, self.ids[row] == ids
 
-    def observed(self, ids: Tensor, positions: Tensor, window: int, limit: int) -> Landmarks:
+    def observed(
+        self, ids: Tensor, positions: Tensor, tolerance: float, window: int, limit: int
+    ) -> Landmarks:
         """With the landmarks of one more window; the longest unseen go beyond `limit`.
 
         Args:
             ids: (P,) int64.
             positions: (P, 3) float64 finite, map units.
+            tolerance: distance beyond which a sighting contradicts the stored position and does
+                not change it, map units.
             window: running number of the window.
             limit: bound on stored landmarks.
         """
@@ -67,8 +71,10 @@ class Landmarks:
         kept, seen = row[known], self.num_windows.clone()
         place, last = self.positions.clone(), self.last_window.clone()
         seen[kept] += 1
-        gain = torch.where(seen[kept] <= self._MATURE, 1.0 / seen[kept], 0.0).to(place)
-        place[kept] += gain[:, None] * (positions[known] - place[kept])
+        change = positions[known] - place[kept]
+        agrees = torch.linalg.vector_norm(change, dim=-1) <= tolerance
+        young = agrees & (seen[kept] <= self._MATURE)
+        place[kept] += torch.where(young, 1.0 / seen[kept], 0.0).to(place)[:, None] * change
         last[kept] = window
         new = ids[~known]
         merged = Landmarks(

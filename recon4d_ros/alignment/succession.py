@@ -14,6 +14,8 @@ from recon4d_ros.geometry import se3
 
 # Poses kept by frame number: several windows of the largest size.
 _MAX_POSES = 192
+# A landmark this many median distances away is another point, or one that moved.
+_CONTRADICTION = 5.0
 
 
 def key_pose(aligned: AlignedWindow) -> Tensor:
@@ -24,16 +26,20 @@ def key_pose(aligned: AlignedWindow) -> Tensor:
     """
     prediction = aligned.prediction
     row = prediction.indices.index(prediction.key_index)
-    if bool(aligned.T_map_cam[row].isfinite().all()):
+    T_key_cam = prediction.T_key_cam
+    if T_key_cam is None:
         return aligned.T_map_cam[row]
-    posed = torch.nonzero(aligned.T_map_cam[:, 0, 0].isfinite()).squeeze(-1)
-    if prediction.T_key_cam is None or len(posed) == 0:
+    both = aligned.T_map_cam[:, 0, 0].isfinite() & T_key_cam[:, 0, 0].isfinite()
+    if bool(both[row]):
+        return aligned.T_map_cam[row] @ se3.inverse(scaled(T_key_cam[row], aligned.scale))
+    posed = torch.nonzero(both).squeeze(-1)
+    if len(posed) == 0:
         raise AlignmentError(
             f"no frame of the window {prediction.indices} ties its key frame "
             f"{prediction.key_index} to the map; a predictor must choose a posed key frame"
         )
     first = int(posed[0])
-    T_cam_key = se3.inverse(scaled(prediction.T_key_cam[first], aligned.scale))
+    T_cam_key = se3.inverse(scaled(T_key_cam[first], aligned.scale))
     return aligned.T_map_cam[first] @ T_cam_key
 
 
@@ -141,4 +147,5 @@ def _with_landmarks(
         return landmarks
     known = points.isfinite().all(-1)
     points_map = se3.transform(key_pose(aligned), points[known] * aligned.scale)
-    return landmarks.observed(ids[known], points_map, window_number, limit)
+    tolerance = _CONTRADICTION * aligned.residual
+    return landmarks.observed(ids[known], points_map, tolerance, window_number, limit)
