@@ -64,6 +64,48 @@ class PredictorConfig:
 
 
 @dataclass(frozen=True)
+class OdometryConfig:
+    """The classical predictor's visual odometry."""
+
+    cell_px: int = setting(
+        20, "edge of the cells that each get new points", unit="px", minimum=4, maximum=200
+    )
+    max_points: int = setting(3000, "bound on remembered points", minimum=200, maximum=100_000)
+    num_keyframes: int = setting(
+        10, "keyframes adjusted besides the window", minimum=2, maximum=100
+    )
+    keyframe_px: float = setting(
+        12.0,
+        "median displacement since the last keyframe that makes a new one",
+        unit="px",
+        minimum=1.0,
+        maximum=500.0,
+    )
+    consistency_px: float = setting(
+        1.0, "forward-backward mismatch of a tracked point", unit="px", minimum=0.05, maximum=10.0
+    )
+    noise_px: float = setting(
+        0.3, "scale of the robust kernel", unit="px", minimum=0.01, maximum=10.0
+    )
+    outlier_px: float = setting(
+        1.5, "least reprojection error of a dropped sight", unit="px", minimum=0.1, maximum=50.0
+    )
+    min_inlier_share: float = setting(
+        0.15, "share of the points under which tracking is lost", minimum=0.01, maximum=0.9
+    )
+    bootstrap_px: float = setting(
+        2.0,
+        "what rotation must leave unexplained before depth is sought",
+        unit="px",
+        minimum=0.2,
+        maximum=100.0,
+    )
+    iterations: int = setting(
+        4, "bundle adjustment steps per window", minimum=1, maximum=50
+    )
+
+
+@dataclass(frozen=True)
 class FlowConfig:
     """Dense optical flow."""
 
@@ -134,6 +176,62 @@ class AlignmentConfig:
     )
     relocalisation_share: float = setting(
         0.3, "share of the matches that must agree on a pose", minimum=0.05, maximum=1.0
+    )
+
+
+@dataclass(frozen=True)
+class MotionConfig:
+    """Which pixels move. Lengths are for a long side of 512 px."""
+
+    fusion: str = setting(
+        "hysteresis",
+        "how the votes of several pairs join; union flags what any pair flags",
+        choices=("hysteresis", "union"),
+    )
+    threshold_px: float = setting(
+        0.8,
+        "least distance from the epipolar line that speaks for motion",
+        unit="px",
+        minimum=0.1,
+        maximum=10.0,
+    )
+    noise_factor: float = setting(
+        3.0, "the same, in standard deviations of the flow", minimum=1.0, maximum=10.0
+    )
+    max_threshold_px: float = setting(
+        3.0,
+        "a pair so noisy that it needs a larger threshold is not used",
+        unit="px",
+        minimum=0.5,
+        maximum=30.0,
+    )
+    parallax_margin: float = setting(
+        4.0,
+        "parallax beyond that of the background, in widths of the background's",
+        minimum=1.0,
+        maximum=20.0,
+    )
+    max_spread: float = setting(
+        0.65,
+        "parallax more spread over the image than this (1: all over) is depth, not motion",
+        minimum=0.1,
+        maximum=2.0,
+    )
+    min_contrast: float = setting(
+        1.5,
+        "grey difference that undoing the motion must make",
+        unit="grey levels",
+        minimum=0.0,
+        maximum=50.0,
+    )
+    memory: float = setting(
+        0.8,
+        "share of the belief that the nearest past partner hands on",
+        minimum=0.0,
+        maximum=0.95,
+    )
+    min_area_px: int = setting(
+        64, "smaller moving parts are dropped", unit="px", minimum=0, maximum=10_000
     )
 
 
@@ -248,7 +346,9 @@ class Config:
     image: ImageConfig = field(default_factory=ImageConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    odometry: OdometryConfig = field(default_factory=OdometryConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
+    motion: MotionConfig = field(default_factory=MotionConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     map: MapConfig = field(default_factory=MapConfig)
     input: InputConfig = field(default_factory=InputConfig)

@@ -1,0 +1,201 @@
+"""How the static background moves from one frame to another, from the flow alone.
+
+A static point x moves to x' = H x + (parallax along its epipolar line): H is the homography of the
+dominant plane or rotation, the line comes from F, and the size of the parallax from the unknown
+depth (plane and parallax: Hartley and Zisserman, 13.3). No depth explains motion across the line.
+Motion along it is explained by some depth, but hardly when the whole background keeps to a narrow
+range of parallax and one compact thing lies far outside. Where the camera stands or rotates, that
+range is as narrow as the noise, and every motion is seen.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Matrix = NDArray[np.float64]
+
+NUM_SAMPLES = 1200
+MIN_SAMPLES = 60
+# Share of the background that the narrowest interval of parallax must hold: a thing may cover
+# up to 40 % of the view and still lie outside.
+BACKGROUND_SHARE = 0.6
+HOMOGRAPHY_INLIER_PX = 1.0
+FUNDAMENTAL_INLIER_PX = 0.5
+STANDING_PX = 0.5
+# Parallax is measured over the distance to the epipole, which must not vanish.
+MIN_EPIPOLE_DISTANCE = 0.2
+
+
+@dataclass(frozen=True, eq=False)
+class Background:
+    """Motion of the static background from a source to a target frame.
+
+    Attributes:
+        H: (3, 3) homography of the dominant plane or rotation; identity for a standing camera.
+        F: (3, 3) fundamental matrix of unit norm, x'^T F x = 0; None if H alone explains the
+            background (the camera stands, or no F can be found).
+        noise_px: robust standard deviation of the distance from the model.
+        parallax: narrowest interval that holds most of the background's parallax, px.
+        uv: (P, 2) int64 samples of the background and of what moves.
+    """
+
+    H: Matrix
+    F: Matrix | None
+    noise_px: float
+    parallax: tuple[float, float]
+    uv: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
+class Residual:
+    """What of the flow the background's motion leaves unexplained, px.
+
+    Attributes:
+        across: (H, W) distance from the epipolar line (Sampson); without F, the distance from
+            H x over sqrt(2).
+        across_direction: (H, W, 2) unit vector of it.
+        parallax: (H, W) displacement along the line.
+        along_direction: (H, W, 2) unit vector of the line.
+    """
+
+    across: Floats
+    across_direction: Floats
+    parallax: Floats
+    along_direction: Floats
+
+
+def fit_background(flow: Floats, usable: NDArray[np.bool_], scale: float) -> Background | None:
+    """Fit the background's motion robustly to the flow.
+
+    Args:
+        flow: (H, W, 2) px.
+        usable: (H, W) bool, pixels whose flow can be trusted.
+        scale: long side of the grid over the reference side, for the lengths.
+
+    Returns:
+        None when too few pixels are usable or no model fits.
+    """
+    uv = even_samples(usable)
+    if len(uv) < MIN_SAMPLES:
+        return None
+    moved = flow[uv[:, 1], uv[:, 0]]
+    H: Matrix | None = np.eye(3)
+    F: Matrix | None = None
+    if float(np.median(np.linalg.norm(moved, axis=1))) >= STANDING_PX * scale:
+        source = uv.astype(np.float64)
+        H = _homography(source, source + moved, HOMOGRAPHY_INLIER_PX * scale)
+        F = _fundamental(source, source + moved, FUNDAMENTAL_INLIER_PX * scale)
+    if H is None:
+        return None
+    found = residual(Background(H, F, 0.0, (0.0, 0.0), uv), flow)
+    across, parallax = (array[uv[:, 1], uv[:, 0]] for array in (found.across, found.parallax))
+    return Background(H, F, _sigma(across), narrowest_interval(parallax), uv)
+
+
+def residual(background: Background, flow: Floats) -> Residual:
+    """What the background's motion leaves unexplained at every pixel.
+
+    Args:
+        background: its motion.
+        flow: (H, W, 2) px.
+    """
+    shift = _shift(background.H, flow)
+    if background.F is None:
+        length = np.linalg.norm(shift, axis=-1)
+        direction = shift / np.maximum(length, 1e-9)[..., None]
+        return Residual(
+            length / np.float32(np.sqrt(2)), direction, np.zeros_like(length), direction
+        )
+    across, across_direction = _across(background.F, flow)
+    parallax, along_direction = _along(background.F, flow, shift)
+    return Residual(across, across_direction, parallax, along_direction)
+
+
+def even_samples(usable: NDArray[np.bool_]) -> NDArray[np.int64]:
+    """Usable pixels (P, 2) of an even lattice with about `NUM_SAMPLES` nodes."""
+    height, width = usable.shape
+    pitch = max(1, round(float(np.sqrt(height * width / NUM_SAMPLES))))
+    lattice = usable[pitch // 2 :: pitch, pitch // 2 :: pitch]
+    rows, columns = np.nonzero(lattice)
+    return np.stack([columns, rows], axis=-1) * pitch + pitch // 2
+
+
+def narrowest_interval(values: Floats) -> tuple[float, float]:
+    """Shortest interval that holds `BACKGROUND_SHARE` of the values.
+
+    Source: Rousseeuw and Leroy, Robust Regression and Outlier Detection, section 4.3 (shorth).
+    """
+    ordered = np.sort(values)
+    count = int(BACKGROUND_SHARE * (len(ordered) - 1))
+    first = int(np.argmin(ordered[count:] - ordered[: len(ordered) - count]))
+    return float(ordered[first]), float(ordered[first + count])
+
+
+def _sigma(distance: Floats) -> float:
+    return float(1.4826 * np.median(distance))
+
+
+def _homography(source: Matrix, target: Matrix, inlier_px: float) -> Matrix | None:
+    H, _ = cv2.findHomography(
+        source, target, cv2.USAC_MAGSAC, inlier_px, maxIters=500, confidence=0.999
+    )
+    return None if H is None else np.asarray(H, dtype=np.float64)
+
+
+def _fundamental(source: Matrix, target: Matrix, inlier_px: float) -> Matrix | None:
+    try:
+        F, _ = cv2.findFundamentalMat(source, target, cv2.USAC_MAGSAC, inlier_px, 0.999, 1000)
+    except cv2.error:  # OpenCV asserts where no minimal sample gives a model
+        return None
+    if F is None or F.shape != (3, 3):
+        return None
+    return np.asarray(F / np.linalg.norm(F), dtype=np.float64)
+
+
+def _shift(H: Matrix, flow: Floats) -> Floats:
+    """Displacement (H, W, 2) of the moved pixels from where H sends them."""
+    u, v = _pixels(flow)
+    u_plane, v_plane, w_plane = (row[0] * u + row[1] * v + row[2] for row in H.astype(np.float32))
+    shift = np.stack([u - u_plane / w_plane, v - v_plane / w_plane], axis=-1)
+    return np.asarray(shift + flow, dtype=np.float32)
+
+
+def _across(F_exact: Matrix, flow: Floats) -> tuple[Floats, Floats]:
+    """Sampson distance from the epipolar lines, and the lines' normals."""
+    F = F_exact.astype(np.float32)
+    u, v = _pixels(flow)
+    u_moved, v_moved = u + flow[..., 0], v + flow[..., 1]
+    a, b, c = (row[0] * u + row[1] * v + row[2] for row in F)
+    back_a, back_b = (F[0, i] * u_moved + F[1, i] * v_moved + F[2, i] for i in (0, 1))
+    algebraic = a * u_moved + b * v_moved + c
+    line = a * a + b * b
+    distance = np.abs(algebraic) / np.sqrt(line + back_a * back_a + back_b * back_b + 1e-20)
+    normal = np.stack([a, b], axis=-1) / np.sqrt(line + 1e-20)[..., None]
+    return distance, normal
+
+
+def _along(F: Matrix, flow: Floats, shift: Floats) -> tuple[Floats, Floats]:
+    """Parallax relative to the homography along the epipolar lines, and the lines' directions.
+
+    Parallax grows with the distance to the epipole; it is given for the mean distance.
+    """
+    u, v = _pixels(flow)
+    epipole = np.linalg.svd(F)[0][:, 2].astype(np.float32)
+    to_u = (u + flow[..., 0] - shift[..., 0]) * epipole[2] - epipole[0]
+    to_v = (v + flow[..., 1] - shift[..., 1]) * epipole[2] - epipole[1]
+    distance = np.sqrt(to_u * to_u + to_v * to_v)
+    mean = distance.mean()
+    direction = np.stack([to_u, to_v], axis=-1) / np.maximum(distance, 1e-9)[..., None]
+    along = shift[..., 0] * direction[..., 0] + shift[..., 1] * direction[..., 1]
+    return along * (mean / np.maximum(distance, MIN_EPIPOLE_DISTANCE * mean)), direction
+
+
+def _pixels(flow: Floats) -> tuple[Floats, Floats]:
+    height, width = flow.shape[:2]
+    columns = np.arange(width, dtype=np.float32)
+    return columns, np.arange(height, dtype=np.float32)[:, None]

@@ -1,0 +1,114 @@
+"""What one pair of frames says about which pixels move."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon4d_ros.config import MotionConfig
+from recon4d_ros.datatypes import FlowField
+from recon4d_ros.motion.background import Background, Residual, fit_background, residual
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+REFERENCE_SIDE_PX = 512.0
+# Absolute tests of a pair: a robust fit calls half of its points inliers by construction.
+MAX_MEDIAN_PX = 1.0
+MIN_INLIER_SHARE = 0.6
+MAX_MOVING_SHARE = 0.9
+# Parallax outside the background's range over more of the view than this is depth, not motion.
+MAX_PARALLAX_SHARE = 0.4
+# Least tolerance of parallax, over the threshold across the line.
+PARALLAX_TOLERANCE = 0.5
+# The structure tensor predicts grey differences for small displacements only.
+MAX_LINEAR_PX = 1.5
+
+
+@dataclass(frozen=True, eq=False)
+class PairEvidence:
+    """Vote of one pair on the pixels of its source frame.
+
+    Attributes:
+        source, target: frame numbers.
+        evidence: (H, W) float32, squared residual over its threshold; > 1 speaks for motion.
+        decided: (H, W) bool; where False the pair abstains.
+    """
+
+    source: int
+    target: int
+    evidence: Floats
+    decided: Bools
+
+
+def pair_evidence(field: FlowField, config: MotionConfig) -> PairEvidence | None:
+    """Vote of one pair, or None when it fails the absolute tests and has no vote."""
+    flow, valid = field.flow.numpy(), field.valid.numpy()
+    scale = max(valid.shape) / REFERENCE_SIDE_PX
+    background = fit_background(flow, valid, scale)
+    if background is None:
+        return None
+    threshold = max(config.threshold_px * scale, config.noise_factor * background.noise_px)
+    if threshold > config.max_threshold_px * scale:
+        return None
+    found = residual(background, flow)
+    if not _fits(found, background, scale):
+        return None
+    outside = _outside(found, background, threshold, config)
+    evidence = (found.across / threshold) ** 2
+    evidence = np.maximum(evidence, (outside / (PARALLAX_TOLERANCE * threshold)) ** 2)
+    decided = valid & _visible(field, found, outside, evidence, config)
+    if (evidence[decided] > 1).mean() > MAX_MOVING_SHARE:
+        return None
+    return PairEvidence(field.source, field.target, evidence, decided)
+
+
+def _fits(found: Residual, background: Background, scale: float) -> bool:
+    across = found.across[background.uv[:, 1], background.uv[:, 0]]
+    return bool(
+        np.median(across) <= MAX_MEDIAN_PX * scale
+        and (across < MAX_MEDIAN_PX * scale).mean() >= MIN_INLIER_SHARE
+    )
+
+
+def _outside(
+    found: Residual, background: Background, threshold: float, config: MotionConfig
+) -> Floats:
+    """How far the parallax lies beyond the background's range, px; 0 where that says nothing."""
+    low, high = background.parallax
+    reach = (0.5 + config.parallax_margin) * (high - low)
+    outside = np.maximum(np.abs(found.parallax - 0.5 * (low + high)) - reach, 0)
+    uv = background.uv
+    far = outside[uv[:, 1], uv[:, 0]] > PARALLAX_TOLERANCE * threshold
+    if far.mean() > MAX_PARALLAX_SHARE or spread(uv, far, outside.shape) > config.max_spread:
+        return np.zeros_like(outside)
+    return np.asarray(outside)
+
+
+def spread(uv: NDArray[np.int64], chosen: Bools, shape: tuple[int, ...]) -> float:
+    """Spread of the chosen pixels over the image; 1 when they lie evenly all over it."""
+    if chosen.sum() < 2:
+        return 0.0
+    height, width = shape
+    deviation = uv[chosen].std(axis=0) * np.sqrt(12.0) / np.array([width, height])
+    return float(deviation.mean())
+
+
+def _visible(
+    field: FlowField, found: Residual, outside: Floats, evidence: Floats, config: MotionConfig
+) -> Bools:
+    """Where the image would look different if the pixel moved as the background does.
+
+    In areas without structure the flow is a guess and its residual means nothing.
+    """
+    if field.structure is None:
+        return np.ones_like(field.valid.numpy())
+    wrong = found.across[..., None] * found.across_direction
+    wrong = wrong + outside[..., None] * found.along_direction
+    length = np.sqrt(wrong[..., 0] ** 2 + wrong[..., 1] ** 2)
+    x, y = np.moveaxis(wrong * np.minimum(1, MAX_LINEAR_PX / (length + 1e-9))[..., None], -1, 0)
+    xx, xy, yy = np.moveaxis(field.structure.numpy(), -1, 0)
+    change = xx * x * x + 2 * xy * x * y + yy * y * y
+    return np.asarray((evidence <= 1) | (change >= config.min_contrast**2))

@@ -1,0 +1,99 @@
+"""Joining the votes of several pairs, and of the past, into one belief per pixel.
+
+A plain union multiplies false positives: a share of 0.3 % per pair becomes 3 % with ten pairs.
+So evidence is summed as logarithms, bounded both ways: one pair can shout only so loud, and since
+a thing may rest in one pair and move in another, silence speaks less loud than motion.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from recon4d_ros.datatypes import FlowField
+from recon4d_ros.motion.epipolar_pair import PairEvidence
+
+Floats = NDArray[np.float32]
+Bools = NDArray[np.bool_]
+
+# Bounds of one pair's vote and of the belief, in units of log(residual^2 / threshold^2).
+MOTION_VOTE = 2.0
+REST_VOTE = 0.25
+BELIEF_BOUND = 6.0
+# A moving part holds at least one pixel believed to move as if two pairs had said so.
+SEED_BELIEF = 3.0
+
+_ABSENT = np.empty(0, dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Votes:
+    """What some pairs say together of the pixels of one frame.
+
+    Attributes:
+        belief: (H, W) float32, > 0 speaks for motion.
+        evidence: (H, W) float32, the largest squared residual over its threshold.
+        decided: (H, W) bool, at least one pair could vote.
+    """
+
+    belief: Floats
+    evidence: Floats
+    decided: Bools
+
+
+def join(pairs: Sequence[PairEvidence], size: tuple[int, int]) -> Votes:
+    """Votes of pairs that share their source frame; none at all leave all undecided."""
+    votes = Votes(np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.bool_))
+    for pair in pairs:
+        votes = add(votes, _votes_of(pair))
+    return votes
+
+
+def add(one: Votes, other: Votes) -> Votes:
+    """Votes of both."""
+    return Votes(
+        one.belief + other.belief,
+        np.maximum(one.evidence, other.evidence),
+        one.decided | other.decided,
+    )
+
+
+def remember(votes: Votes, belief_past: Floats, to_past: FlowField, memory: float) -> Votes:
+    """Votes that also heed what was believed of the same surface in a past frame.
+
+    Args:
+        votes: of the present frame.
+        belief_past: (H, W) belief of the past frame.
+        to_past: flow from the present to the past frame.
+        memory: share of the belief that is handed on.
+    """
+    flow = to_past.flow.numpy()
+    height, width = flow.shape[:2]
+    landing = flow + np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
+    moved = cv2.remap(belief_past, landing.astype(np.float32), _ABSENT, cv2.INTER_LINEAR)
+    belief = votes.belief + memory * np.where(to_past.valid.numpy(), moved, 0)
+    return Votes(np.clip(belief, -BELIEF_BOUND, BELIEF_BOUND), votes.evidence, votes.decided)
+
+
+def hysteresis(votes: Votes) -> Bools:
+    """Pixels believed to move, in connected parts that hold a strong belief."""
+    weak = votes.belief > 0
+    count, labels = cv2.connectedComponents(weak.astype(np.uint8), connectivity=8)
+    seeded = np.zeros(count, np.bool_)
+    seeded[labels[weak & (votes.belief > SEED_BELIEF)]] = True
+    return np.asarray(seeded[labels] & weak)
+
+
+def union(votes: Votes) -> Bools:
+    """Pixels that any pair calls moving."""
+    return np.asarray(votes.decided & (votes.evidence > 1))
+
+
+def _votes_of(pair: PairEvidence) -> Votes:
+    evidence = np.where(pair.decided, pair.evidence, 1).astype(np.float32)
+    vote = np.log(np.clip(evidence, np.exp(-REST_VOTE), np.exp(MOTION_VOTE)))
+    return Votes(vote, np.where(pair.decided, pair.evidence, 0).astype(np.float32), pair.decided)

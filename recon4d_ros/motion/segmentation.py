@@ -1,0 +1,125 @@
+"""Masks of what moves: provisional from past partners, final with future ones.
+
+Source of the frame: epipolar masks from flow over several partners, as in C4D (ICCV 2025); the
+background's parallax, the contrast test and the memory are ours (docs/adr/0003-motion-masks.md).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from recon4d_ros.config import MotionConfig
+from recon4d_ros.datatypes import DynamicMask, FlowField, FramePrediction, WindowPrediction
+from recon4d_ros.motion.cleanup import clean_up
+from recon4d_ros.motion.epipolar_pair import REFERENCE_SIDE_PX, PairEvidence, pair_evidence
+from recon4d_ros.motion.fusion import Votes, add, hysteresis, join, remember, union
+
+Bools = NDArray[np.bool_]
+
+# Bounds on what is kept between calls. A frame that is finalised later than that is judged from
+# its window alone.
+MAX_FRAMES = 32
+MAX_PAIRS = 64
+
+Key = TypeVar("Key")
+Value = TypeVar("Value")
+
+
+class Segmenter:
+    """Decides which pixels move; keeps a bounded memory of past frames.
+
+    The mask of a frame depends on its flows and on those of frames before it; the final mask also
+    on its flows to later frames of the window, nothing else.
+    """
+
+    def __init__(self, config: MotionConfig) -> None:
+        """Start without memory."""
+        self._config = config
+        self._fuse = {"hysteresis": hysteresis, "union": union}[config.fusion]
+        self._arrivals: OrderedDict[int, Votes] = OrderedDict()
+        self._pairs: OrderedDict[tuple[int, int], PairEvidence | None] = OrderedDict()
+
+    def segment_frame(self, prediction: FramePrediction) -> DynamicMask:
+        """Provisional mask (T = 1) of a frame on its arrival, from past partners."""
+        index = prediction.index
+        self._forget_pairs_of(index)
+        votes = self._arrive(index, prediction.flows, prediction.intrinsics.size)
+        return self._mask({index: votes})
+
+    def segment(
+        self, prediction: WindowPrediction, indices: Sequence[int] | None = None
+    ) -> DynamicMask:
+        """Masks of frames of a window, from past partners and later ones inside the window.
+
+        Args:
+            prediction: the window.
+            indices: frames wanted, oldest first; all of the window if None.
+        """
+        wanted = prediction.indices if indices is None else tuple(indices)
+        size = prediction.intrinsics.size
+        return self._mask({index: self._final(index, prediction, size) for index in wanted})
+
+    def reset(self) -> None:
+        """Forget all frames."""
+        self._arrivals.clear()
+        self._pairs.clear()
+
+    def _arrive(self, index: int, flows: Iterable[FlowField], size: tuple[int, int]) -> Votes:
+        """Votes of the past partners, with what the nearest of them was believed to be."""
+        past = [flow for flow in flows if flow.source == index and flow.target < index]
+        votes = join(_voting(pair_evidence(flow, self._config) for flow in past), size)
+        known = [flow for flow in past if flow.target in self._arrivals]
+        if known:
+            nearest = max(known, key=lambda flow: flow.target)
+            before = self._arrivals[nearest.target].belief
+            votes = remember(votes, before, nearest, self._config.memory)
+        return _keep(self._arrivals, index, votes, MAX_FRAMES)
+
+    def _final(self, index: int, prediction: WindowPrediction, size: tuple[int, int]) -> Votes:
+        flows = prediction.flows
+        arrival = self._arrivals.get(index) or self._arrive(index, flows, size)
+        later = [flow for flow in flows if flow.source == index and flow.target > index]
+        return add(arrival, join(_voting(self._later_pair(flow) for flow in later), size))
+
+    def _later_pair(self, flow: FlowField) -> PairEvidence | None:
+        key = (flow.source, flow.target)
+        if key in self._pairs:
+            return self._pairs[key]
+        return _keep(self._pairs, key, pair_evidence(flow, self._config), MAX_PAIRS)
+
+    def _forget_pairs_of(self, index: int) -> None:
+        """Drop pairs of a number that comes anew, after its first frame was dropped."""
+        for key in [key for key in self._pairs if index in key]:
+            del self._pairs[key]
+
+    def _mask(self, votes: dict[int, Votes]) -> DynamicMask:
+        masks = [self._clean(vote) for vote in votes.values()]
+        return DynamicMask(
+            tuple(votes),
+            torch.from_numpy(np.stack(masks)),
+            torch.from_numpy(np.stack([vote.evidence for vote in votes.values()])),
+            torch.from_numpy(np.stack([vote.decided for vote in votes.values()])),
+        )
+
+    def _clean(self, votes: Votes) -> Bools:
+        scale = max(votes.decided.shape) / REFERENCE_SIDE_PX
+        moving = self._fuse(votes)
+        return clean_up(moving, votes.decided, self._config.min_area_px, scale)
+
+
+def _voting(pairs: Iterable[PairEvidence | None]) -> list[PairEvidence]:
+    return [pair for pair in pairs if pair is not None]
+
+
+def _keep(store: OrderedDict[Key, Value], key: Key, value: Value, bound: int) -> Value:
+    """Store a value, dropping the oldest ones beyond the bound."""
+    store[key] = value
+    while len(store) > bound:
+        store.popitem(last=False)
+    return value
