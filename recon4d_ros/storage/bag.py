@@ -1,4 +1,4 @@
-"""Images of ROS bags (rosbag2 as mcap or sqlite3, and ROS 1), read without ROS."""
+"""Images of ROS 2 bags (mcap or sqlite3), read without ROS."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ class BagRecording:
     """The images of one topic of a bag, and the camera_info beside them.
 
     Attributes:
-        path: a rosbag2 folder, or one .mcap, .db3 or .bag file.
+        path: a rosbag2 folder, or one .mcap or .db3 file.
         name: its last part.
         topic: the image topic.
         camera: from the first camera_info beside the image topic; None when there is none.

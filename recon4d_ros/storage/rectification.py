@@ -139,6 +139,8 @@ class Rectifier:
                 f"{size[1]}x{size[0]}; expected equal sizes; calibrate this size or set the "
                 "binning of the camera info"
             )
+        # Of the newest shape; masks and depth of one stream come on one grid.
+        self._grid_of: tuple[tuple[int, ...], Maps] | None = None
         if self._camera is not None:
             self._maps = _rectify_maps(self._camera)
             self._check_kept_share()
@@ -162,7 +164,7 @@ class Rectifier:
             )
         if self._camera is None:
             return rgb
-        rectified = _remap(rgb.numpy(), self._maps, cv2.INTER_LINEAR, cv2.BORDER_CONSTANT)
+        rectified = _remap(rgb.numpy(), self._maps, cv2.INTER_LINEAR)
         return torch.from_numpy(rectified)
 
     def mask_to_input(self, mask: Tensor) -> Tensor:
@@ -191,11 +193,21 @@ class Rectifier:
         return torch.from_numpy(sampled)
 
     def _sample(self, values: FloatArray, interpolation: int, outside: float) -> FloatArray:
-        """Value of the (h, w) grid at each input pixel; pixel centres are integers."""
-        scale = np.array(values.shape[::-1], np.float32) / np.array(self.size[::-1], np.float32)
-        grid = (self._rectified_uv + np.float32(0.5)) * scale - np.float32(0.5)
-        sampled = _remap(values, (grid[..., 0], grid[..., 1]), interpolation)
-        return np.asarray(np.where(self._is_inside, sampled, np.float32(outside)), np.float32)
+        """Value of the (h, w) grid at each input pixel, `outside` beyond the rectified view."""
+        cached = self._grid_of
+        if cached is None or cached[0] != values.shape:
+            cached = self._grid_of = values.shape, self._grid(values.shape)
+        return np.asarray(_remap(values, cached[1], interpolation, outside), np.float32)
+
+    def _grid(self, shape: tuple[int, ...]) -> Maps:
+        """Where each input pixel lies on a (h, w) grid over the image, (-2, -2) beyond it."""
+        scale = np.array(shape[::-1], np.float32) / np.array(self.size[::-1], np.float32)
+        uv = (self._rectified_uv + np.float32(0.5)) * scale - np.float32(0.5)
+        # Half a cell at the border belongs to the grid too: its nearest cell continues there.
+        last = np.array(shape[::-1], np.float32) - 1
+        is_inside = ((uv >= -0.5) & (uv <= last + 0.5)).all(axis=-1, keepdims=True)
+        grid = np.where(is_inside, uv.clip(0, last), np.float32(-2))
+        return np.ascontiguousarray(grid[..., 0]), np.ascontiguousarray(grid[..., 1])
 
     @cached_property
     def _rectified_uv(self) -> FloatArray:
@@ -208,17 +220,9 @@ class Rectifier:
             undistort_points(self._camera, uv.reshape(-1, 2)).astype(np.float32).reshape(uv.shape)
         )
 
-    @cached_property
-    def _is_inside(self) -> npt.NDArray[np.bool_]:
-        """(H, W): the input pixel lies inside the rectified image."""
-        height, width = self.size
-        u, v = self._rectified_uv[..., 0], self._rectified_uv[..., 1]
-        inside = (u >= -0.5) & (u <= width - 0.5) & (v >= -0.5) & (v <= height - 0.5)
-        return np.asarray(inside, np.bool_)
-
     def _check_kept_share(self) -> None:
         ones = np.ones(self.size, np.uint8)
-        kept = float(_remap(ones, self._maps, cv2.INTER_NEAREST, cv2.BORDER_CONSTANT).mean())
+        kept = float(_remap(ones, self._maps, cv2.INTER_NEAREST).mean())
         if kept < _MIN_KEPT_SHARE:
             raise FrameError(
                 f"the distortion coefficients leave {kept:.0%} of the picture; expected at least "
@@ -231,9 +235,12 @@ def _matrices(camera: CameraModel) -> tuple[npt.NDArray[np.float64], npt.NDArray
 
 
 def _remap(
-    image: npt.NDArray[Any], maps: Maps, interpolation: int, border: int = cv2.BORDER_REPLICATE
+    image: npt.NDArray[Any], maps: Maps, interpolation: int, outside: float = 0.0
 ) -> npt.NDArray[Any]:
-    return np.asarray(cv2.remap(image, maps[0], maps[1], interpolation, borderMode=border))
+    border = cv2.BORDER_CONSTANT
+    return np.asarray(
+        cv2.remap(image, *maps, interpolation, borderMode=border, borderValue=outside)
+    )
 
 
 def _rectify_maps(camera: CameraModel) -> Maps:

@@ -10,7 +10,7 @@ from recon4d_ros.storage.dataset import SequenceFolder
 from recon4d_ros.storage.recording import FrameSource, Recording
 from recon4d_ros.storage.video import SUFFIXES, VideoRecording
 
-_BAG_SUFFIXES = (".mcap", ".db3", ".bag")
+_BAG_SUFFIXES = (".mcap", ".db3")
 
 
 def open_source(
