@@ -1,0 +1,1 @@
+"""The classical predictor: OpenCV, no weights, two CPU cores."""

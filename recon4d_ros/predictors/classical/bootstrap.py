@@ -1,0 +1,168 @@
+"""The first structure: poses and inverse depths of a few frames from nothing but tracks.
+
+Several starts compete: the essential matrix, and a sphere around the first camera with a small
+step along an axis. Each goes through the bundle adjustment over all frames in between, and the
+cheapest wins. A start in the wrong valley shows in its cost, so that a short baseline is enough.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from recon4d_ros.predictors.classical import bundle, rigid
+from recon4d_ros.predictors.classical.pose import Sightings, fit_rotation, refine_pose
+from recon4d_ros.predictors.classical.rigid import Array
+
+MIN_POINTS = 50
+_STEP = 0.03  # of the depth, length of the axis starts
+_ITERATIONS = 15
+_SURE = 0.15  # relative standard deviation of a depth that counts as known
+_SURE_SHARE = 0.6  # of the points
+_EXPLAINED = 0.25  # of what rotation leaves over may remain
+
+
+@dataclass(frozen=True, eq=False)
+class Views:
+    """P points seen in F frames, the first of which is their host.
+
+    Attributes:
+        uv: (P, F, 2) normalised image coordinates; column 0 and the last one are complete.
+        R_cam_first: (F, 3, 3) rotations as far as known.
+        rotation_residual_px: median residual of the last frame when only rotation is allowed.
+        focal_px: px per unit.
+        sigma_px: scale of the robust kernel.
+    """
+
+    uv: Array
+    R_cam_first: Array
+    rotation_residual_px: float
+    focal_px: float
+    sigma_px: float
+
+
+@dataclass(frozen=True, eq=False)
+class Structure:
+    """What a bootstrap found; the median inverse depth is 1.
+
+    Attributes:
+        T_cam_first: (F, 4, 4).
+        rho, rho_sigma: (P,) inverse depths in the first frame.
+        residual_px: (P, F).
+        cost: robust cost per observation.
+    """
+
+    T_cam_first: Array
+    rho: Array
+    rho_sigma: Array
+    residual_px: Array
+    cost: float
+
+
+def bootstrap(views: Views) -> Structure | None:
+    """The best structure, or None when no start explains the tracks with sure depths."""
+    found = [_adjusted(views, T_last, rho) for T_last, rho in _starts(views)]
+    best = min(found, key=lambda structure: structure.cost)
+    return best if _convincing(views, best) else None
+
+
+def _convincing(views: Views, structure: Structure) -> bool:
+    sure = structure.rho_sigma < _SURE * structure.rho
+    residual = float(np.nanmedian(structure.residual_px))
+    explained = residual < _EXPLAINED * views.rotation_residual_px
+    return bool(explained and sure.sum() > _SURE_SHARE * len(sure))
+
+
+def _starts(views: Views) -> Iterator[tuple[Array, Array]]:
+    """Pose of the last frame and inverse depths to start from."""
+    num_points = len(views.uv)
+    for axis, sign in ((0, 1.0), (2, -1.0)):
+        T = np.eye(4)
+        T[:3, :3] = views.R_cam_first[-1]
+        T[axis, 3] = sign * _STEP
+        yield T, np.ones(num_points)
+    essential = _essential_start(views)
+    if essential is not None:
+        yield essential
+
+
+def _essential_start(views: Views) -> tuple[Array, Array] | None:
+    first, last = views.uv[:, 0] * views.focal_px, views.uv[:, -1] * views.focal_px
+    K = np.diag([views.focal_px, views.focal_px, 1.0])
+    cv2.setRNGSeed(0)
+    E, mask = cv2.findEssentialMat(
+        first.copy(), last.copy(), K, method=cv2.USAC_MAGSAC, prob=0.9999, threshold=1.0
+    )
+    if E is None or len(E) < 3:
+        return None
+    R1, R2, t = cv2.decomposeEssentialMat(np.ascontiguousarray(E[:3]))
+    candidates = [(R, s * t[:, 0]) for R in (R1, R2) for s in (1.0, -1.0)]
+    solved = [(*_depths(views, R, u), R, u) for R, u in candidates]
+    rho, front, R, u = max(solved, key=lambda entry: (entry[1] & (mask[:, 0] > 0)).sum())
+    if front.sum() < MIN_POINTS // 2:
+        return None
+    unit = float(np.median(rho[front]))
+    T = np.eye(4)
+    T[:3, :3], T[:3, 3] = R, u * unit
+    rho = rho / unit
+    return T, np.where(front & (rho > 0.05) & (rho < 20.0), rho, 1.0)
+
+
+def _depths(views: Views, R: Array, t: Array) -> tuple[Array, Array]:
+    """Linear inverse depths for a relative pose, and which points lie before both cameras."""
+    q, uv = rigid.homogeneous(views.uv[:, 0]) @ R.T, views.uv[:, -1]
+    along, off = t[:2] - uv * t[2], q[:, :2] - uv * q[:, 2:]
+    rho = -(along * off).sum(1) / np.maximum((along**2).sum(1), 1e-12)
+    return rho, (rho > 0) & (q[:, 2] + rho * t[2] > 0)
+
+
+def _adjusted(views: Views, T_last: Array, rho: Array) -> Structure:
+    num_frames = views.uv.shape[1]
+    T = np.stack([_between(views, T_last, rho, frame) for frame in range(num_frames)])
+    problem = bundle.Problem(
+        T_cam_world=T,
+        free=np.arange(num_frames) > 0,
+        host=np.zeros(len(rho), np.int64),
+        ray=views.uv[:, 0],
+        rho=rho,
+        uv=views.uv,
+        rho_prior=np.full(len(rho), float(np.median(rho))),
+        rho_prior_weight=np.full(len(rho), 1.0 / float(np.median(rho)) ** 2),
+        focal_px=views.focal_px,
+        sigma_px=views.sigma_px,
+    )
+    solution = bundle.solve(problem, _ITERATIONS)
+    cost = solution.cost / max(int(np.isfinite(solution.residual_px).sum()), 1)
+    solution = solution.scaled(float(np.median(solution.rho)))
+    return Structure(
+        solution.T_cam_world, solution.rho, solution.rho_sigma, solution.residual_px, cost
+    )
+
+
+def _between(views: Views, T_last: Array, rho: Array, frame: int) -> Array:
+    """Pose of a frame on the way: interpolated, then fitted to the points."""
+    if frame == 0:
+        return np.eye(4)
+    last = views.uv.shape[1] - 1
+    if frame == last:
+        return T_last
+    seen = np.isfinite(views.uv[:, frame, 0])
+    T = np.eye(4)
+    T[:3, :3] = views.R_cam_first[frame]
+    T[:3, 3] = T_last[:3, 3] * frame / last
+    if seen.sum() < MIN_POINTS // 2:
+        return T
+    hosts = np.broadcast_to(np.eye(4), (int(seen.sum()), 4, 4))
+    sightings = Sightings(
+        hosts, views.uv[seen, 0], rho[seen], 0.5 * rho[seen], views.uv[seen, frame], views.focal_px
+    )
+    return refine_pose(sightings, T).T_cam_world
+
+
+def rotation_between(views_uv: Array, R: Array, focal_px: float) -> tuple[Array, float]:
+    """Rotation from the first to the last frame of (P, F, 2) views and its median residual in px."""
+    R, length = fit_rotation(views_uv[:, 0], views_uv[:, -1], R, focal_px)
+    return R, float(np.median(length))

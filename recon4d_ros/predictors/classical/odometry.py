@@ -1,0 +1,432 @@
+"""Monocular visual odometry: tracked points, robust pose, bundle adjustment over a window.
+
+Coordinates are those of the first frame's camera; one unit is the median depth seen there. State
+is bounded: a table of points, the window's frames and a few keyframes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial import cKDTree
+
+from recon4d_ros.config import OdometryConfig
+from recon4d_ros.datatypes import TrackingState
+from recon4d_ros.predictors.classical import bundle, rigid
+from recon4d_ros.predictors.classical.bootstrap import (
+    MIN_POINTS,
+    Structure,
+    Views,
+    bootstrap,
+    rotation_between,
+)
+from recon4d_ros.predictors.classical.pose import (
+    PoseFit,
+    Sightings,
+    refine_pose,
+    sample_pose,
+)
+from recon4d_ros.predictors.classical.rigid import Array
+from recon4d_ros.predictors.classical.tracks import (
+    Grey,
+    Index,
+    Mask,
+    TrackTable,
+    follow,
+    query_points,
+)
+
+_SURE = 0.2  # relative standard deviation of a depth that counts as known
+_MIN_SUPPORT = 12  # points under which a pose is not one
+_NEIGHBOURS = 5  # known points that lend a new one its depth
+_LONGEST_GUESS_PX = 60.0
+_FOCALS = (0.7, 0.95, 1.3)  # of the long side, tried when the focal length is not given
+
+
+@dataclass(frozen=True)
+class Pinhole:
+    """Camera of the tracking image, px."""
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+
+    @property
+    def focal(self) -> float:
+        """Mean focal length."""
+        return 0.5 * (self.fx + self.fy)
+
+    def normalised(self, uv: Array) -> Array:
+        """Normalised image coordinates of px (..., 2)."""
+        return np.asarray((uv - (self.cx, self.cy)) / (self.fx, self.fy))
+
+    def pixels(self, uv: Array) -> Array:
+        """Px of normalised image coordinates (..., 2)."""
+        return np.asarray(uv * (self.fx, self.fy) + (self.cx, self.cy))
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """Where one frame's camera is.
+
+    Attributes:
+        T_cam_world: (4, 4), None when lost.
+        state: what the pose rests on.
+        residual_px: median reprojection error.
+        num_support: points that agree.
+    """
+
+    T_cam_world: Array | None
+    state: TrackingState
+    residual_px: float
+    num_support: int
+
+
+class Odometry:
+    """Poses frame after frame; `adjust` refines the window.
+
+    Attributes:
+        camera: pinhole of the tracking image; a guess until `ready` when none was given.
+        ready: depth is known, poses have translation.
+        poses: T_cam_world (4, 4) of the remembered frames.
+    """
+
+    def __init__(self, config: OdometryConfig, window: int, camera: Pinhole, known: bool) -> None:
+        self.camera = camera
+        self.ready = False
+        self.poses: dict[int, Array] = {}
+        self._config = config
+        self._window = window
+        self._focal_known = known
+        self._table = TrackTable(config.max_points, window + config.num_keyframes + 1)
+        self._recent: list[int] = []
+        self._keyframes: list[int] = []
+        self._keyframe_points = 0
+        self._velocity = np.eye(4)
+        self._grey: Grey = np.zeros((0, 0), np.uint8)
+        self._rotation_px = 0.0
+        self._next_try_px = config.bootstrap_px
+
+    def track(self, index: int, grey: Grey) -> Tracked:
+        """Pose of the next frame, from past frames only."""
+        if not self.poses:
+            self._open(index, grey, np.eye(4))
+            self._make_keyframe(index, grey)
+            return Tracked(np.eye(4), TrackingState.INITIALISING, 0.0, 0)
+        last = self._recent[-1]
+        T_guess = rigid.orthonormal(self._velocity @ self.poses[last])
+        rows, uv, good = self._follow(last, grey, T_guess)
+        self._open(index, grey, T_guess)
+        self._table.see(rows, index, uv, good)
+        tracked = self._posed(index, T_guess) if self.ready else self._rotated(index, last)
+        if tracked.T_cam_world is None:
+            return tracked
+        self.poses[index] = tracked.T_cam_world
+        if not self.ready:
+            tracked = self._try_bootstrap(index, tracked)
+        if self._needs_keyframe(index):
+            self._make_keyframe(index, grey)
+        self._forget()
+        self._velocity = self.poses[index] @ rigid.inverse(self.poses[last])
+        return tracked
+
+    def adjust(self) -> None:
+        """Bundle adjustment over the window and the keyframes."""
+        if self.ready:
+            rows, frames, problem = self._problem()
+            self._accept(rows, frames, bundle.solve(problem, self._config.iterations), problem)
+
+    def landmarks(self) -> tuple[Index, Array]:
+        """Ids (P,) and world positions (P, 3) of the points of surely known depth."""
+        table = self._table
+        if not self.ready:
+            return np.zeros(0, np.int64), np.zeros((0, 3))
+        rows = np.flatnonzero(table.used & (table.rho_sigma < _SURE * table.rho))
+        bearing = rigid.homogeneous(self._rays(rows)) / table.rho[rows, None]
+        T = rigid.inverse(self._host_poses(rows))
+        return table.ids[rows], (T[:, :3, :3] @ bearing[..., None])[..., 0] + T[:, :3, 3]
+
+    def sparse_depth(self, index: int) -> tuple[Array, Array]:
+        """Pixels (N, 2) and depths (N,) of the surely known points seen in a frame."""
+        rows = self._sure_rows(index)
+        return self._table.uv[rows, self._table.column(index)], 1.0 / self._rho_in(index, rows)
+
+    # ------------------------------------------------------------------ front end
+    def _open(self, index: int, grey: Grey, T: Array) -> None:
+        self._table.open_column(index)
+        self._recent.append(index)
+        self.poses[index] = T
+        self._grey = grey
+
+    def _follow(self, last: int, grey: Grey, T_guess: Array) -> tuple[Index, Array, Mask]:
+        rows = self._table.rows_in(last)
+        uv = self._table.uv[rows, self._table.column(last)]
+        shift = self._projected(rows, T_guess) - self._projected(rows, self.poses[last])
+        sane = np.linalg.norm(shift, axis=1) < _LONGEST_GUESS_PX  # False for NaN
+        guess = np.where(sane[:, None], uv + shift, uv)
+        return rows, *follow(self._grey, grey, uv, guess, self._config.consistency_px)
+
+    def _posed(self, index: int, T_guess: Array) -> Tracked:
+        rows = self._table.rows_in(index)
+        rows = rows[self._table.host[rows] != index]
+        if len(rows) < _MIN_SUPPORT:
+            return Tracked(None, TrackingState.LOST, np.inf, len(rows))
+        seen = self._sightings(rows, index)
+        fit = self._better(seen, rows, refine_pose(seen, T_guess))
+        support = int(fit.inlier.sum())
+        if support < max(_MIN_SUPPORT, self._config.min_inlier_share * len(rows)):
+            return Tracked(None, TrackingState.LOST, fit.residual_px, support)
+        return Tracked(fit.T_cam_world, TrackingState.TRACKING, fit.residual_px, support)
+
+    def _better(self, seen: Sightings, rows: Index, fit: PoseFit) -> PoseFit:
+        """A sampled pose instead, if clearly more points agree with it."""
+        table = self._table
+        sure = table.rho_sigma[rows] < _SURE * table.rho[rows]
+        subset = Sightings(
+            seen.T_host_world[sure],
+            seen.ray[sure],
+            seen.rho[sure],
+            seen.rho_sigma[sure],
+            seen.uv[sure],
+            seen.focal_px,
+        )
+        T = sample_pose(subset)
+        if T is None:
+            return fit
+        other = refine_pose(seen, T)
+        return other if other.inlier.sum() > 1.1 * fit.inlier.sum() else fit
+
+    def _rotated(self, index: int, last: int) -> Tracked:
+        """Before depth is known: the rotation since the reference, no translation."""
+        reference, rows = self._reference(index)
+        if len(rows) < MIN_POINTS:
+            return Tracked(None, TrackingState.LOST, np.inf, len(rows))
+        R = (self.poses[last] @ rigid.inverse(self.poses[reference]))[:3, :3]
+        views = self._views(rows, [reference, index])
+        R, self._rotation_px = rotation_between(views, R, self.camera.focal)
+        T = np.eye(4)
+        T[:3, :3] = R
+        T = T @ self.poses[reference]
+        return Tracked(T, TrackingState.INITIALISING, self._rotation_px, len(rows))
+
+    # ------------------------------------------------------------------ start
+    def _reference(self, index: int) -> tuple[int, Index]:
+        """Oldest keyframe that still shares enough points with a frame, and their rows."""
+        rows = self._table.rows_in(index)
+        for keyframe in self._keyframes:
+            shared = rows[self._table.host[rows] == keyframe]
+            if len(shared) >= 2 * MIN_POINTS:
+                return keyframe, shared
+        return self._keyframes[-1], rows[self._table.host[rows] == self._keyframes[-1]]
+
+    def _try_bootstrap(self, index: int, tracked: Tracked) -> Tracked:
+        """First structure once rotation leaves enough unexplained; else stay as it was."""
+        if self._rotation_px < self._next_try_px:
+            return tracked
+        reference, rows = self._reference(index)
+        frames = [reference, *(frame for frame in self._recent if frame > reference)]
+        structure = self._best_structure(rows, frames)
+        if structure is None:
+            self._next_try_px = max(self._rotation_px * 1.2, self._config.bootstrap_px)
+            return tracked
+        self._take(structure, rows, frames)
+        residual = float(np.nanmedian(structure.residual_px))
+        return Tracked(self.poses[index], TrackingState.TRACKING, residual, len(rows))
+
+    def _best_structure(self, rows: Index, frames: list[int]) -> Structure | None:
+        if self._focal_known:
+            return self._structure(rows, frames)
+        long_side = max(self._grey.shape)
+        found: list[tuple[Structure, Pinhole]] = []
+        for share in _FOCALS:
+            focal = share * long_side
+            self.camera = replace(self.camera, fx=focal, fy=focal)
+            structure = self._structure(rows, frames)
+            if structure is not None:
+                found.append((structure, self.camera))
+        if not found:
+            return None
+        structure, self.camera = min(found, key=lambda entry: entry[0].cost)
+        return structure
+
+    def _structure(self, rows: Index, frames: list[int]) -> Structure | None:
+        base = rigid.inverse(self.poses[frames[0]])
+        rotations = np.stack([(self.poses[frame] @ base)[:3, :3] for frame in frames])
+        return bootstrap(
+            Views(
+                self._views(rows, frames),
+                rotations,
+                self._rotation_px,
+                self.camera.focal,
+                self._config.noise_px,
+            )
+        )
+
+    def _take(self, structure: Structure, rows: Index, frames: list[int]) -> None:
+        """The structure becomes the map; its first and last frame are keyframes."""
+        table, base = self._table, self.poses[frames[0]]
+        for frame, T in zip(frames, structure.T_cam_first, strict=True):
+            self.poses[frame] = rigid.orthonormal(T @ base)
+        table.rho[rows], table.rho_sigma[rows] = structure.rho, structure.rho_sigma
+        table.rho_prior[rows] = 1.0
+        self.ready = True
+        if frames[-1] not in self._keyframes:
+            self._make_keyframe(frames[-1], self._grey)
+
+    # ------------------------------------------------------------------ keyframes
+    def _needs_keyframe(self, index: int) -> bool:
+        """Points moved far from the last keyframe, or too many of them are gone."""
+        table, last = self._table, self._keyframes[-1]
+        if index == last:
+            return False
+        rows = table.rows_in(index)
+        moved = table.uv[rows, table.column(index)] - table.uv[rows, table.column(last)]
+        moved = moved[np.isfinite(moved[:, 0])]
+        if len(rows) < 0.6 * self._keyframe_points or len(moved) < MIN_POINTS:
+            return True
+        return float(np.median(np.linalg.norm(moved, axis=1))) > self._config.keyframe_px
+
+    def _make_keyframe(self, index: int, grey: Grey) -> None:
+        table = self._table
+        occupied = table.uv[table.rows_in(index), table.column(index)]
+        uv = query_points(grey, occupied, self._config.cell_px, seed=index)
+        table.add(index, uv, self._expected_rho(index, uv))
+        self._keyframes.append(index)
+        self._keyframe_points = int(table.alive.sum())
+
+    def _expected_rho(self, index: int, uv: Array) -> Array:
+        """Inverse depth of new points: that of the known ones around them."""
+        rows = self._sure_rows(index) if self.ready else np.zeros(0, np.int64)
+        if len(rows) < _NEIGHBOURS:
+            known = self._table.rho[self._table.used]
+            return np.full(len(uv), float(np.median(known)) if self.ready else 1.0)
+        at = self._table.uv[rows, self._table.column(index)]
+        _, nearest = cKDTree(at).query(uv, k=_NEIGHBOURS)
+        return np.asarray(np.median(self._rho_in(index, rows)[nearest], axis=1))
+
+    def _forget(self) -> None:
+        """Drop what falls out of the window, and the oldest keyframe beyond the bound."""
+        while len(self._recent) > self._window:
+            frame = self._recent.pop(0)
+            if frame not in self._keyframes:
+                self._table.close_column(frame)
+        older = [frame for frame in self._keyframes if frame not in self._recent]
+        for frame in older[: max(0, len(older) - self._config.num_keyframes)]:
+            self._keyframes.remove(frame)
+            self._table.close_column(frame)
+        kept = {*self._table.frames.tolist(), *self._table.host.tolist()}
+        self.poses = {frame: T for frame, T in self.poses.items() if frame in kept}
+
+    # ------------------------------------------------------------------ back end
+    def _problem(self) -> tuple[Index, list[int], bundle.Problem]:
+        """Rows and frames of the adjustment: hosts that left the window stay fixed."""
+        table, config = self._table, self._config
+        columns = np.flatnonzero(table.frames >= 0)
+        columns = columns[np.argsort(table.frames[columns])]
+        seen = np.isfinite(table.uv[:, columns, 0]).sum(axis=1)
+        rows = np.flatnonzero(table.used & (seen >= 2))
+        inside = table.frames[columns].tolist()
+        outside = sorted(set(table.host[rows].tolist()) - set(inside))
+        frames = [*outside, *inside]
+        uv = np.full((len(rows), len(frames), 2), np.nan)
+        uv[:, len(outside) :] = self.camera.normalised(table.uv[np.ix_(rows, columns)])
+        free = np.arange(len(frames)) >= max(len(outside), 1)
+        prior = table.rho_prior[rows]
+        sure = table.rho_sigma[rows] < _SURE * table.rho[rows]
+        problem = bundle.Problem(
+            T_cam_world=np.stack([self.poses[frame] for frame in frames]),
+            free=free,
+            host=np.searchsorted(frames, table.host[rows]),
+            ray=self._rays(rows),
+            rho=table.rho[rows],
+            uv=uv,
+            rho_prior=prior,
+            rho_prior_weight=np.where(sure, 0.01, 1.0) / prior**2,
+            focal_px=self.camera.focal,
+            sigma_px=config.noise_px,
+        )
+        return rows, frames, problem
+
+    def _accept(
+        self, rows: Index, frames: list[int], solution: bundle.Solution, problem: bundle.Problem
+    ) -> None:
+        solution = self._regauged(frames, solution, problem)
+        table = self._table
+        for frame, T in zip(frames, solution.T_cam_world, strict=True):
+            self.poses[frame] = T
+        table.rho[rows], table.rho_sigma[rows] = solution.rho, solution.rho_sigma
+        median = float(np.nanmedian(solution.residual_px))
+        bad = solution.residual_px > max(self._config.outlier_px, 5.0 * median)
+        row, frame_number = np.nonzero(bad)
+        lookup = np.array([self._column_or_none(frame) for frame in frames])
+        table.uv[rows[row], lookup[frame_number]] = np.nan
+        table.alive[rows[bad[:, -1] | (bad.sum(axis=1) > 2)]] = False
+        self._velocity = self.poses[frames[-1]] @ rigid.inverse(self.poses[self._recent[-2]])
+
+    def _regauged(
+        self, frames: list[int], solution: bundle.Solution, problem: bundle.Problem
+    ) -> bundle.Solution:
+        """Without two fixed frames nothing holds the scale: keep the first keyframes' distance."""
+        later = [frame for frame in self._keyframes if frame != frames[0]]
+        if (~problem.free).sum() > 1 or not later:
+            return solution
+        row = frames.index(later[0])
+        before, after = (
+            np.linalg.norm((T[row] @ rigid.inverse(T[0]))[:3, 3])
+            for T in (problem.T_cam_world, solution.T_cam_world)
+        )
+        return solution.scaled(float(before / after)) if before > 0 and after > 0 else solution
+
+    # ------------------------------------------------------------------ small things
+    def _column_or_none(self, frame: int) -> int:
+        """Column of a frame; of one that left the window, which has no bad sight, any."""
+        return self._table.column(frame) if frame in self._table.frames else 0
+
+    def _host_poses(self, rows: Index) -> Array:
+        hosts, inverse = np.unique(self._table.host[rows], return_inverse=True)
+        poses = [self.poses[int(host)] for host in hosts]
+        return np.stack(poses)[inverse] if poses else np.zeros((0, 4, 4))
+
+    def _rays(self, rows: Index) -> Array:
+        return self.camera.normalised(self._table.host_uv[rows])
+
+    def _sightings(self, rows: Index, index: int) -> Sightings:
+        table = self._table
+        return Sightings(
+            self._host_poses(rows),
+            self._rays(rows),
+            table.rho[rows],
+            table.rho_sigma[rows],
+            self.camera.normalised(table.uv[rows, table.column(index)]),
+            self.camera.focal,
+        )
+
+    def _views(self, rows: Index, frames: list[int]) -> Array:
+        columns = [self._table.column(frame) for frame in frames]
+        return self.camera.normalised(self._table.uv[np.ix_(rows, columns)])
+
+    def _sure_rows(self, index: int) -> Index:
+        table = self._table
+        rows = table.rows_in(index)
+        return rows[table.rho_sigma[rows] < _SURE * table.rho[rows]]
+
+    def _transferred(self, rows: Index, T: Array) -> Array:
+        """Bearings of the hosts in a camera, times depth in the host's unit bearing (N, 3)."""
+        T_rel = T @ rigid.inverse(self._host_poses(rows))
+        bearing = rigid.homogeneous(self._rays(rows))[..., None]
+        moved = (T_rel[:, :3, :3] @ bearing)[..., 0]
+        return np.asarray(moved + self._table.rho[rows, None] * T_rel[:, :3, 3])
+
+    def _projected(self, rows: Index, T: Array) -> Array:
+        """Px (N, 2) of points in a camera, NaN behind it."""
+        q = self._transferred(rows, T)
+        z = np.where(q[:, 2] > 1e-3, q[:, 2], np.nan)
+        return self.camera.pixels(q[:, :2] / z[:, None])
+
+    def _rho_in(self, index: int, rows: Index) -> Array:
+        """Inverse depth (N,) of points in a frame."""
+        z = self._transferred(rows, self.poses[index])[:, 2]
+        return np.asarray(self._table.rho[rows] / np.maximum(z, 1e-3))

@@ -1,0 +1,219 @@
+"""Points tracked by pyramidal Lucas-Kanade, and the bounded table of where they were seen."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from recon4d_ros.predictors.classical.rigid import Array
+
+Index = NDArray[np.int64]
+Mask = NDArray[np.bool_]
+Grey = NDArray[np.uint8]
+
+_WINDOW_PX = (21, 21)
+_LEVELS = 4
+_STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
+_BORDER_PX = 4
+_LEAST_STRENGTH = 3e-4  # least eigenvalue of the structure tensor worth tracking, OpenCV's units
+
+
+def follow(
+    before: Grey, after: Grey, uv: Array, guess: Array, max_mismatch_px: float
+) -> tuple[Array, Mask]:
+    """Where points of one frame are in another.
+
+    Args:
+        before, after: (H, W) frames.
+        uv: (N, 2) px in the first frame.
+        guess: (N, 2) px where they are expected in the second.
+        max_mismatch_px: largest distance from the start after tracking back.
+
+    Returns:
+        (N, 2) px positions and (N,) bool: tracked, consistent and inside the image.
+    """
+    if len(uv) == 0:
+        return uv.copy(), np.zeros(0, bool)
+    start = uv.astype(np.float32)[:, None]
+    there, ok = _lucas_kanade(before, after, start, guess.astype(np.float32)[:, None])
+    back, ok_back = _lucas_kanade(after, before, there, start)
+    height, width = before.shape
+    new = there[:, 0].astype(np.float64)
+    good = ok & ok_back & (np.linalg.norm((back - start)[:, 0], axis=1) < max_mismatch_px)
+    good &= (new >= _BORDER_PX).all(axis=1)
+    good &= (new[:, 0] < width - _BORDER_PX) & (new[:, 1] < height - _BORDER_PX)
+    return new, good
+
+
+def _lucas_kanade(
+    source: Grey, target: Grey, uv: NDArray[np.float32], guess: NDArray[np.float32]
+) -> tuple[NDArray[np.float32], Mask]:
+    found, status, _ = cv2.calcOpticalFlowPyrLK(
+        source,
+        target,
+        uv,
+        guess.copy(),
+        winSize=_WINDOW_PX,
+        maxLevel=_LEVELS,
+        criteria=_STOP,
+        flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
+    )
+    return np.asarray(found, np.float32), np.asarray(status[:, 0] == 1)
+
+
+def query_points(grey: Grey, occupied: Array, cell_px: int, seed: int) -> Array:
+    """New points in the cells that hold none: the best textured pixel and one random pixel.
+
+    C4D, supplementary material, query sampling: cells of 20 x 20 px, partial cells at the border
+    included. The strength of a pixel is the smaller eigenvalue of its structure tensor, so that an
+    edge, along which a point slides, does not pass for a landmark; a random pixel is kept only
+    where it can be tracked at all.
+
+    Args:
+        grey: (H, W).
+        occupied: (N, 2) px of live points.
+        cell_px: edge of a cell.
+        seed: of the random pixels; the same seed gives the same points.
+
+    Returns:
+        (M, 2) px.
+    """
+    strength = _strength(grey)
+    cells, (rows, columns) = _cells(strength, cell_px)
+    empty = np.ones(rows * columns, bool)
+    if len(occupied):
+        column, row = (occupied / cell_px).astype(np.int64).T
+        empty[row.clip(0, rows - 1) * columns + column.clip(0, columns - 1)] = False
+    best = cells.argmax(axis=1)
+    random = np.random.default_rng(seed).integers(0, cell_px**2, len(cells))
+    points = [_pixels(pick, cells, empty, columns, cell_px) for pick in (best, random)]
+    far_enough = _apart(points[1], points[0], cell_px / 2)
+    return np.concatenate([points[0], points[1][far_enough]])
+
+
+def _strength(grey: Grey) -> NDArray[np.float32]:
+    smooth = cv2.GaussianBlur(grey, (3, 3), 0)
+    strength = np.asarray(cv2.cornerMinEigenVal(smooth, 5, ksize=3), np.float32)
+    strength[:_BORDER_PX], strength[-_BORDER_PX:] = 0, 0
+    strength[:, :_BORDER_PX], strength[:, -_BORDER_PX:] = 0, 0
+    return strength
+
+
+def _cells(strength: NDArray[np.float32], cell_px: int) -> tuple[Array, tuple[int, int]]:
+    """(cells, cell_px^2) values, cells row by row, and how many there are down and across."""
+    height, width = strength.shape
+    rows, columns = -(-height // cell_px), -(-width // cell_px)
+    padded = np.zeros((rows * cell_px, columns * cell_px))
+    padded[:height, :width] = strength
+    cells = padded.reshape(rows, cell_px, columns, cell_px).transpose(0, 2, 1, 3)
+    return cells.reshape(rows * columns, cell_px**2), (rows, columns)
+
+
+def _pixels(pick: Index, cells: Array, empty: Mask, columns: int, cell_px: int) -> Array:
+    good = empty & (cells[np.arange(len(cells)), pick] > _LEAST_STRENGTH)
+    row, column = np.divmod(np.flatnonzero(good), columns)
+    y, x = np.divmod(pick[good], cell_px)
+    return np.stack([column * cell_px + x, row * cell_px + y], axis=1).astype(np.float64)
+
+
+def _apart(points: Array, others: Array, distance: float) -> Mask:
+    if len(points) == 0 or len(others) == 0:
+        return np.ones(len(points), bool)
+    squared = ((points[:, None] - others[None]) ** 2).sum(-1)
+    return np.asarray(squared.min(axis=1) > distance**2)
+
+
+class TrackTable:
+    """Where each point was seen, in a table of fixed size.
+
+    One row per point, one column per remembered frame; NaN where the point was not seen. The row
+    of a point is freed when it is no longer tracked and fewer than two columns still see it.
+
+    Attributes:
+        frames: (columns,) frame of each column, -1 for none.
+        uv: (rows, columns, 2) px.
+        ids: (rows,) number of the point, -1 for a free row.
+        alive: (rows,) tracked in the newest frame.
+        host: (rows,) frame in which the point was born.
+        host_uv: (rows, 2) px there.
+        rho, rho_sigma: (rows,) inverse depth in the host and its standard deviation.
+        rho_prior: (rows,) inverse depth expected when the point was born.
+    """
+
+    def __init__(self, rows: int, columns: int) -> None:
+        self.frames: Index = np.full(columns, -1, np.int64)
+        self.uv: Array = np.full((rows, columns, 2), np.nan)
+        self.ids: Index = np.full(rows, -1, np.int64)
+        self.alive: Mask = np.zeros(rows, bool)
+        self.host: Index = np.full(rows, -1, np.int64)
+        self.host_uv: Array = np.zeros((rows, 2))
+        self.rho: Array = np.ones(rows)
+        self.rho_sigma: Array = np.ones(rows)
+        self.rho_prior: Array = np.ones(rows)
+        self._next_id = 0
+
+    @property
+    def used(self) -> Mask:
+        """Rows that hold a point."""
+        return np.asarray(self.ids >= 0)
+
+    def column(self, frame: int) -> int:
+        """Column of a remembered frame."""
+        return int(np.flatnonzero(self.frames == frame)[0])
+
+    def open_column(self, frame: int) -> int:
+        """A column for a new frame; the caller closes one before all are taken."""
+        column = int(np.flatnonzero(self.frames < 0)[0])
+        self.frames[column] = frame
+        return column
+
+    def close_column(self, frame: int) -> None:
+        """Forget what was seen in a frame."""
+        column = self.column(frame)
+        self.frames[column] = -1
+        self.uv[:, column] = np.nan
+        self._sweep()
+
+    def add(self, frame: int, uv: Array, rho: Array) -> Index:
+        """New points born in `frame`; as many as there are free rows.
+
+        Args:
+            frame: a remembered frame.
+            uv: (N, 2) px.
+            rho: (N,) expected inverse depth.
+
+        Returns:
+            (M,) their rows, M <= N.
+        """
+        rows = np.flatnonzero(~self.used)[: len(uv)]
+        uv, rho = uv[: len(rows)], rho[: len(rows)]
+        self.ids[rows] = self._next_id + np.arange(len(rows))
+        self._next_id += len(rows)
+        self.alive[rows] = True
+        self.host[rows], self.host_uv[rows] = frame, uv
+        self.rho[rows], self.rho_sigma[rows], self.rho_prior[rows] = rho, rho, rho
+        self.uv[rows] = np.nan
+        self.uv[rows, self.column(frame)] = uv
+        return rows
+
+    def see(self, rows: Index, frame: int, uv: Array, good: Mask) -> None:
+        """Record where points are in a frame; those not found are tracked no more."""
+        self.uv[rows[good], self.column(frame)] = uv[good]
+        self.alive[rows[~good]] = False
+
+    def rows_in(self, frame: int) -> Index:
+        """Rows of the live points seen in a frame."""
+        seen = np.isfinite(self.uv[:, self.column(frame), 0])
+        return np.flatnonzero(self.alive & seen)
+
+    def rescale(self, factor: float) -> None:
+        """All lengths times `factor`."""
+        self.rho, self.rho_sigma = self.rho / factor, self.rho_sigma / factor
+        self.rho_prior = self.rho_prior / factor
+
+    def _sweep(self) -> None:
+        seen = np.isfinite(self.uv[..., 0]).sum(axis=1)
+        rows = np.flatnonzero(self.used & ~self.alive & (seen < 2))
+        self.ids[rows], self.host[rows] = -1, -1
+        self.uv[rows] = np.nan
