@@ -218,6 +218,22 @@ def test_before_there_is_depth_poses_are_trusted() -> None:
     assert [(n, event.kind) for n, event in run.events] == [(2, EventKind.INITIALISED)]
 
 
+def test_a_window_without_any_pose_changes_nothing() -> None:
+    def predict(predictor, indices):
+        prediction = predictor.window(indices)
+        return replace(
+            prediction, T_key_cam=torch.full_like(prediction.T_key_cam, torch.nan)
+        ), None
+
+    run = Run(scene.ExactPredictor()).run(3)
+    aligned = run.step(3, predict)
+    assert aligned.scale != aligned.scale and aligned.num_shared == 0
+    # Frames that an earlier window posed keep their pose; the new ones have none.
+    torch.testing.assert_close(aligned.T_map_cam[:8], run.truth(range(12, 20)))
+    assert aligned.T_map_cam[8:].isnan().all()
+    assert run.error(run.step(4)) < 1e-12
+
+
 def test_align_changes_nothing_until_commit() -> None:
     run = Run(scene.ExactPredictor()).run(3)
     indices = range(12, 24)

@@ -226,6 +226,8 @@ class Aligner:
         state = self._state
         if state is None:
             return 0, placement.opening(T_key_cam)
+        if not bool(T_key_cam[:, 0, 0].isfinite().any()):
+            return state.submap, None
         placed: Placement | None = None
         submap = state.submap
         if prediction.gauge == state.join.gauge:

@@ -9,7 +9,6 @@ import cv2
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from recon4d_ros.alignment.keyframes import Keyframe, detect, visible_share
 from recon4d_ros.alignment.succession import key_pose
@@ -54,14 +53,14 @@ def worth_keeping(
     keep = torch.zeros(len(window.frames), dtype=torch.bool)
     anchor = None if last is None else _Anchor(last.index, last.T_map_cam, last.points_map)
     for position, frame in enumerate(window.frames):
-        if frame.index <= newest or not _can_anchor(aligned, position):
-            continue
         T_map_cam = aligned.T_map_cam[position]
+        if frame.index <= newest or not bool(T_map_cam.isfinite().all()):
+            continue
         if anchor is not None and not _left_behind(
             anchor, frame.index, T_map_cam, aligned, config
         ):
             continue
-        if blurred(position, window.frames):
+        if not _can_anchor(aligned, position) or blurred(position, window.frames):
             continue
         keep[position] = True
         # Its own points are not known before `commit`; turn and distance decide until then.
@@ -90,9 +89,8 @@ def _sharpness(frame: Frame) -> float:
 
 
 def _can_anchor(aligned: AlignedWindow, position: int) -> bool:
+    """Whether a frame has enough depth and enough that stands still."""
     prediction, dynamic = aligned.prediction, aligned.dynamic
-    if not bool(aligned.T_map_cam[position].isfinite().all()):
-        return False
     measured = prediction.confidence[position] > 0
     if float(measured.float().mean()) < _MIN_MEASURED_SHARE:
         return False
@@ -119,17 +117,17 @@ def _left_behind(
     return share < config.keyframe_overlap
 
 
-def _smooth(points: Tensor) -> Tensor:
-    """Pixels (H, W) bool whose 3 x 3 neighbours are measured and about equally far.
+def _smooth(points: Tensor, x: Tensor, y: Tensor) -> Tensor:
+    """Pixels (P,) bool whose 3 x 3 neighbours are all measured and about equally far.
 
     A corner on the outline of an object has the depth of neither side for certain.
     """
-    distance = torch.linalg.vector_norm(points, dim=-1)
-    # NaN must spread, which max pooling would not promise; infinity does for both signs.
-    padded = torch.where(distance.isfinite(), distance, torch.inf)[None, None]
-    farthest = functional.max_pool2d(padded, 3, stride=1, padding=1)[0, 0]
-    nearest = -functional.max_pool2d(-padded, 3, stride=1, padding=1)[0, 0]
-    smooth: Tensor = distance.isfinite() & (farthest <= (1.0 + _EDGE_RATIO) * nearest)
+    around = torch.arange(-1, 2)
+    rows = (y[:, None, None] + around[:, None]).clamp(0, points.shape[0] - 1)
+    columns = (x[:, None, None] + around).clamp(0, points.shape[1] - 1)
+    distance = torch.linalg.vector_norm(points[rows, columns], dim=-1).flatten(1)
+    # NaN compares False, so one unknown neighbour is enough to refuse.
+    smooth: Tensor = distance.amax(1) <= (1.0 + _EDGE_RATIO) * distance.amin(1)
     return smooth
 
 
@@ -138,7 +136,7 @@ def _keyframe(aligned: AlignedWindow, frame: Frame, row: int, max_features: int)
     features = detect(frame, prediction.intrinsics.size, max_features)
     x, y = features.uv.round().long().unbind(-1)
     points = prediction.points_key[row][y, x].double() * aligned.scale
-    use = _smooth(prediction.points_key[row])[y, x] & (prediction.confidence[row][y, x] > 0)
+    use = _smooth(prediction.points_key[row], x, y) & (prediction.confidence[row][y, x] > 0)
     use &= ~prediction.filled[row][y, x]
     if frame.index in aligned.dynamic.indices:
         use &= ~aligned.dynamic.of(frame.index)[y, x]
