@@ -143,12 +143,13 @@ def test_the_map_is_latched_and_everything_is_reliable(played):
             assert is_latched == (topic in ("static_map", "events")), topic
 
 
-def test_a_late_subscriber_gets_the_map_without_a_new_image(played):
+@pytest.mark.parametrize("durability", ["TRANSIENT_LOCAL", "VOLATILE"])
+def test_a_late_subscriber_gets_the_map_without_a_new_image(played, durability):
     probe, _ = played
     late = []
-    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    probe.node.create_subscription(PointCloud2, "recon4d_node/static_map", late.append, latched)
-    probe.until(lambda: late, "the latched map")
+    profile = QoSProfile(depth=1, durability=DurabilityPolicy[durability])
+    probe.node.create_subscription(PointCloud2, "recon4d_node/static_map", late.append, profile)
+    probe.until(lambda: late, "the map")
     assert late[0].width > 0
 
 

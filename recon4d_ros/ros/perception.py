@@ -101,6 +101,7 @@ class Perception:
         self._lock = threading.Lock()
         self._status = Status()
         self._map_is_new = False
+        self._num_map_listeners = 0
         self._map_published_s = -float("inf")
 
     @property
@@ -145,12 +146,17 @@ class Perception:
         return path
 
     def publish_map_if_due(self, rate_hz: float) -> None:
-        """Publish the static map if it changed, somebody listens and its time has come."""
+        """Publish the static map if its time has come and somebody has not seen it yet."""
         now_s = time.monotonic()
-        if now_s - self._map_published_s < 1.0 / rate_hz or not self._outputs.wants_map:
+        if now_s - self._map_published_s < 1.0 / rate_hz:
             return
+        # A new listener need not be one that asks for the latched map.
+        before = self._num_map_listeners
+        self._num_map_listeners = self._outputs.num_map_listeners
         with self._lock:
-            if not self._map_is_new:
+            is_news = self._map_is_new or self._num_map_listeners > before
+            has_begun = self._status.last_stamp_ns > 0
+            if not (is_news and has_begun and self._num_map_listeners > 0):
                 return
             self._map_is_new, self._map_published_s = False, now_s
             cloud, stamp_ns = self._core.static_map(), self._status.last_stamp_ns

@@ -146,9 +146,9 @@ class Outputs:
             self._depth_info.publish(info)
 
     @property
-    def wants_map(self) -> bool:
-        """Somebody listens to the static map."""
-        return _is_heard(self._static_map)
+    def num_map_listeners(self) -> int:
+        """How many listen to the static map."""
+        return int(self._static_map.get_subscription_count())
 
     def publish_map(self, cloud: PointCloud, stamp_ns: int) -> None:
         """The static map as of the frame with this stamp."""
