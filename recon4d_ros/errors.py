@@ -43,3 +43,7 @@ class EvaluationError(Recon4DError):
 
 class MissingPrerequisiteError(Recon4DError):
     """Something that the machine should offer is missing."""
+
+
+class ProcessError(Recon4DError):
+    """A process that was started to do a part of the work failed."""

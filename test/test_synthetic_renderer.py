@@ -13,6 +13,9 @@ from recon4d_ros.synthetic import correspondence, raycast, renderer, scenes, tex
 from recon4d_ros.synthetic.motions import Fixed, HandHeld, Orbit, Spin, StopAndGo, Swing
 from recon4d_ros.synthetic.scene import Pattern, Scene, Shape, Solid, Texture, snapshot
 
+# Small tensors: threads cost more than they give.
+torch.set_num_threads(1)
+
 WIDTH = 96
 PLAIN = Texture(Pattern.PATCHES, seed=0, tile_m=1.0, resolution=64)
 LOOK_ALONG_Y = Fixed((0.0, 0.0, 0.0), (-math.pi / 2, 0.0, 0.0))  # optical z is the world's y
