@@ -10,6 +10,8 @@ import cv2
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from recordings import CAMERA, HEIGHT, PERIOD_NS, START_NS, WIDTH, picture, samples, write_folder
 
 from recon4d_ros.datatypes import Intrinsics
@@ -116,6 +118,38 @@ def test_half_written_folders_are_refused_at_once(tmp_path: Path, case: str) -> 
     damage(folder)
     with pytest.raises(SourceError, match=word):
         SequenceFolder(folder)
+
+
+NUMBERS = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.just([1.0])
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    changes=st.dictionaries(
+        st.sampled_from(["fx", "fy", "cx", "cy", "width", "height", "distortion", "depth_scale"]),
+        NUMBERS,
+        max_size=2,
+    )
+)
+def test_any_camera_file_is_read_or_refused(
+    tmp_path_factory: pytest.TempPathFactory, changes: dict[str, object]
+) -> None:
+    folder = tmp_path_factory.getbasetemp() / "cameras"
+    if not folder.exists():
+        write_folder(folder, 1)
+    pristine = (folder / "intrinsics.json").read_text()
+    try:
+        describe(folder, **changes)
+        sequence = SequenceFolder(folder)
+        frame = next(iter(sequence))
+        sequence.truth.depth(frame.stamp_ns)
+        assert frame.intrinsics is None or frame.intrinsics.fx > 0
+    except SourceError:
+        pass
+    finally:
+        (folder / "intrinsics.json").write_text(pristine)
 
 
 def test_a_camera_of_another_size_is_refused(tmp_path: Path) -> None:

@@ -241,6 +241,26 @@ def test_damage_inside_a_bag_is_refused(tmp_path: Path) -> None:
         list(open_source(tmp_path / "bag"))
 
 
+@STORAGES
+def test_flipped_bytes_give_frames_or_a_clear_error(tmp_path: Path, storage: str) -> None:
+    list(write_bag(write_folder(tmp_path / "s", 2), tmp_path / "bag", storage=storage))
+    (file,) = (path for path in (tmp_path / "bag").iterdir() if path.suffix in (".mcap", ".db3"))
+    content = np.frombuffer(file.read_bytes(), np.uint8)
+    generator = np.random.default_rng(7)
+    num_refused = 0
+    for _ in range(40):
+        damaged = content.copy()
+        # Both ends of the file, where its structure is, rather than pixels.
+        places = generator.integers(-4000, 4000, size=generator.integers(1, 20))
+        damaged[places] = generator.integers(0, 256, size=len(places))
+        file.write_bytes(damaged.tobytes())
+        try:
+            assert len(list(open_source(file))) == 2
+        except (FrameError, SourceError):
+            num_refused += 1
+    assert num_refused > 0
+
+
 def test_a_bag_folder_without_metadata_or_files(tmp_path: Path) -> None:
     list(write_bag(write_folder(tmp_path / "s", 2), tmp_path / "bag"))
     (tmp_path / "bag" / "bag.mcap").unlink()

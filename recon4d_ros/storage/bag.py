@@ -43,6 +43,9 @@ _DECODERS: Mapping[str, Callable[[Any], Tensor]] = {
     COMPRESSED_IMAGE: decode_compressed_image,
 }
 
+# These messages are the same in every ROS 2; the definitions inside a bag may be damaged.
+_TYPES = get_typestore(Stores.ROS2_JAZZY)
+
 # What rosbags and its parsers raise on damaged files, beside their own errors.
 _DAMAGE = (
     AnyReaderError,
@@ -112,23 +115,25 @@ class BagRecording:
         with self._open() as reader:
             chosen = [item for item in reader.connections if item.topic == self.topic]
             for connection, received_ns, content in reader.messages(chosen):
-                yield _stamped_image(reader, connection.msgtype, received_ns, content)
+                yield _stamped_image(connection.msgtype, received_ns, content)
         if self._allow_break and _broken_mcap(self.path):
             raise SourceError(f"{self.path} breaks off; what follows the last image is lost")
 
     @contextmanager
     def _open(self) -> Iterator[AnyReader]:
-        with _complete(self.path, self._allow_break) as path, _reading(self.path):
-            fallback = get_typestore(Stores.ROS2_JAZZY)
-            with AnyReader([path], default_typestore=fallback) as reader:
-                yield reader
+        with (
+            _complete(self.path, self._allow_break) as path,
+            _reading(self.path),
+            AnyReader([path], default_typestore=_TYPES) as reader,
+        ):
+            yield reader
 
     def _read_camera(self, reader: AnyReader) -> CameraModel | None:
         topics = _camera_info_topics(self.topic)
         beside = [item for item in reader.connections if item.topic in topics]
         chosen = [item for item in beside if item.msgtype == CAMERA_INFO]
         for connection, _, content in reader.messages(chosen) if chosen else ():
-            message: Any = reader.deserialize(content, connection.msgtype)
+            message: Any = _TYPES.deserialize_cdr(content, connection.msgtype)
             try:
                 return camera_model(message, is_rectified=is_rectified_topic(self.topic))
             except FrameError as error:
@@ -149,11 +154,9 @@ class BagRecording:
         raise SourceError(f"{self.path}, {self.topic}: no usable image: {reason}")
 
 
-def _stamped_image(
-    reader: AnyReader, msgtype: str, received_ns: int, content: bytes
-) -> StampedImage:
+def _stamped_image(msgtype: str, received_ns: int, content: bytes) -> StampedImage:
     try:
-        message: Any = reader.deserialize(content, msgtype)
+        message: Any = _TYPES.deserialize_cdr(content, msgtype)
     except _DAMAGE as error:
         reason = f"its {len(content)} bytes are no {msgtype} ({error}); record the bag again"
         return StampedImage(received_ns, partial(_refuse, reason))

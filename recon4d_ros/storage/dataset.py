@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import bisect
 import json
+import math
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -55,9 +56,9 @@ class SequenceFolder:
             )
         self.entries = read_index(path / "rgb.txt")
         _check_complete(self.entries)
-        self._description = _read_description(path / "intrinsics.json")
-        self.camera = _camera(self._description, path / "intrinsics.json")
-        self.truth = SequenceTruth(path, self.entries, self._description.get("depth_scale"))
+        description = _read_description(path / "intrinsics.json")
+        self.camera = _camera(description, path / "intrinsics.json")
+        self.truth = SequenceTruth(path, self.entries, _depth_scale(description, path))
         self.size = self._first_size()
 
     @property
@@ -142,6 +143,19 @@ def _model(description: dict[str, Any], coefficients: tuple[float, ...]) -> Dist
         return known[description["distortion_model"]]
     few = len(coefficients) <= 5
     return DistortionModel.PLUMB_BOB if few else DistortionModel.RATIONAL_POLYNOMIAL
+
+
+def _depth_scale(description: dict[str, Any], folder: Path) -> float | None:
+    scale = description.get("depth_scale")
+    if scale is None:
+        return None
+    is_number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
+    if not is_number or not 0.0 < scale < math.inf:
+        raise SourceError(
+            f"{folder / 'intrinsics.json'}: depth_scale={scale!r}; expected stored units per "
+            "metre, a number above 0, or null"
+        )
+    return float(scale)
 
 
 class SequenceTruth:
