@@ -142,6 +142,40 @@ class FlowConfig:
 
 
 @dataclass(frozen=True)
+class DepthConfig:
+    """Depth by triangulated flow."""
+
+    flow_noise_px: float = setting(
+        0.3, "standard deviation of the flow on the dense grid", unit="px", minimum=0.01, maximum=5.0
+    )
+    max_off_line_px: float = setting(
+        1.0,
+        "distance from the epipolar line beyond which a pixel has no depth",
+        unit="px",
+        minimum=0.1,
+        maximum=20.0,
+    )
+    max_disagreement: float = setting(
+        4.0,
+        "standard deviations by which two estimates may differ and still join",
+        minimum=1.0,
+        maximum=20.0,
+    )
+    carry_over: float = setting(
+        0.9, "share of a frame's information that the next one takes over", minimum=0.0, maximum=1.0
+    )
+    max_relative_sigma: float = setting(
+        0.2, "relative standard deviation of a depth that is shown", minimum=0.01, maximum=1.0
+    )
+    min_baseline: float = setting(
+        0.002,
+        "movement within the window, over the depth, below which there is no parallax",
+        minimum=0.0,
+        maximum=0.1,
+    )
+
+
+@dataclass(frozen=True)
 class AlignmentConfig:
     """Joining windows to the map."""
 
@@ -348,6 +382,7 @@ class Config:
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     odometry: OdometryConfig = field(default_factory=OdometryConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
+    depth: DepthConfig = field(default_factory=DepthConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     map: MapConfig = field(default_factory=MapConfig)

@@ -103,7 +103,7 @@ class FlowHistory:
             partner = self._partner(index)
             nearest = self._search_both(index, grey, structure, partner)
             longer = partner.links[: self._config.num_partners - 1]
-            links = (nearest, *(_chained(nearest, link, self._config) for link in longer))
+            links = (nearest, *(_chained(nearest, link) for link in longer))
         self._past.append(_Past(index, grey.copy(), structure, links))
         return tuple(field for link in links for field in link.fields())
 
@@ -194,28 +194,21 @@ def consistent(flow: Flow, back: Flow, config: FlowConfig) -> Valid:
     return np.asarray((_square(mismatch) <= bound) & _inside(landing))
 
 
-def _chained(near: _Link, far: _Link, config: FlowConfig) -> _Link:
+def _chained(near: _Link, far: _Link) -> _Link:
     """Link from the newest frame over the partner of `near` to the partner of `far`."""
-    to_past = near.to_past + _sample(far.to_past, _landing(near.to_past))
-    from_past = far.from_past + _sample(near.from_past, _landing(far.from_past))
-    there = _chained_valid(near.to_past, near.to_past_valid, far.to_past_valid)
-    back = _chained_valid(far.from_past, far.from_past_valid, near.from_past_valid)
-    return _Link(
-        near.index,
-        far.partner,
-        to_past,
-        there & consistent(to_past, from_past, config),
-        from_past,
-        back & consistent(from_past, to_past, config),
-        near.structure,
-        far.partner_structure,
-    )
+    there = _chain(near.to_past, near.to_past_valid, far.to_past, far.to_past_valid)
+    back = _chain(far.from_past, far.from_past_valid, near.from_past, near.from_past_valid)
+    structures = (near.structure, far.partner_structure)
+    return _Link(near.index, far.partner, *there, *back, *structures)
 
 
-def _chained_valid(flow: Flow, first: Valid, second: Valid) -> Valid:
-    landing = _landing(flow)
-    reached = cv2.remap(second.astype(np.uint8), landing, _ABSENT, cv2.INTER_NEAREST)
-    return np.asarray(first & (reached > 0))
+def _chain(
+    first: Flow, first_valid: Valid, second: Flow, second_valid: Valid
+) -> tuple[Flow, Valid]:
+    """Flow of two steps; valid where both steps are, on the way of the pixel."""
+    landing = _landing(first)
+    reached = cv2.remap(second_valid.view(np.uint8), landing, _ABSENT, cv2.INTER_NEAREST)
+    return first + _sample(second, landing), np.asarray(first_valid & (reached > 0))
 
 
 def _dense_inverse_search(config: FlowConfig) -> cv2.DISOpticalFlow:

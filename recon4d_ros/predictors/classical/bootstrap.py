@@ -163,6 +163,6 @@ def _between(views: Views, T_last: Array, rho: Array, frame: int) -> Array:
 
 
 def rotation_between(views_uv: Array, R: Array, focal_px: float) -> tuple[Array, float]:
-    """Rotation from the first to the last frame of (P, F, 2) views and its median residual in px."""
+    """Rotation from the first to the last frame of (P, F, 2) views, and its median residual px."""
     R, length = fit_rotation(views_uv[:, 0], views_uv[:, -1], R, focal_px)
     return R, float(np.median(length))

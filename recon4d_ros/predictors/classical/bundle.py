@@ -1,8 +1,8 @@
 """Bundle adjustment over a window with one unknown per point: its inverse depth in its host frame.
 
 A point is born in its host frame as the patch that is tracked afterwards, so its bearing there is
-exact by definition and only the inverse depth rho is unknown (Engel et al., Direct Sparse Odometry,
-section 2). The point block of the normal equations is then a scalar and the Schur complement a
+exact by definition and only the inverse depth rho is unknown (Engel et al., Direct Sparse
+Odometry, section 2). The point block of the normal equations is then a scalar and the Schur complement a
 single matrix product. Points of one host form a dense (frames, points) grid: no loop over points.
 """
 
@@ -127,7 +127,8 @@ def solve(problem: Problem, max_iterations: int) -> Solution:
     T, rho = problem.T_cam_world, problem.rho
     transfers, cost = _evaluate(problem, groups, T, rho)
     damping, used = 1e-4, 0
-    for used in range(1, max_iterations + 1):
+    while used < max_iterations:
+        used += 1
         system = _normal_equations(problem, groups, transfers, T, rho)
         for _ in range(_MAX_TRIES):
             xi, d_rho = _step(system, problem.free, damping)

@@ -117,7 +117,7 @@ def fit_rotation(ray: Array, uv: Array, R: Array, focal_px: float) -> tuple[Arra
         focal_px: px per unit.
 
     Returns:
-        (3, 3) rotation and (N,) residual lengths in px: what translation and motion have to explain.
+        (3, 3) rotation and (N,) residual lengths in px, which translation has to explain.
     """
     bearing = rigid.homogeneous(ray)
     length = np.zeros(len(ray))

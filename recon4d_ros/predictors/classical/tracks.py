@@ -25,7 +25,8 @@ def follow(
     """Where points of one frame are in another.
 
     Args:
-        before, after: (H, W) frames.
+        before: (H, W) first frame.
+        after: (H, W) second frame.
         uv: (N, 2) px in the first frame.
         guess: (N, 2) px where they are expected in the second.
         max_mismatch_px: largest distance from the start after tracking back.

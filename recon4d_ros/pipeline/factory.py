@@ -1,0 +1,20 @@
+"""Choosing the parts once, by configuration."""
+
+from __future__ import annotations
+
+from recon4d_ros.config import Config
+from recon4d_ros.pipeline.reconstructor import Reconstructor
+from recon4d_ros.predictors.classical.predictor import ClassicalPredictor
+from recon4d_ros.predictors.interface import PointmapPredictor
+
+_PREDICTORS: dict[str, type[ClassicalPredictor]] = {"classical": ClassicalPredictor}
+
+
+def build_predictor(config: Config) -> PointmapPredictor:
+    """The predictor that the configuration names."""
+    return _PREDICTORS[config.predictor.name](config)
+
+
+def build_reconstructor(config: Config) -> Reconstructor:
+    """A reconstruction of one stream."""
+    return Reconstructor(config, build_predictor(config))

@@ -1,0 +1,211 @@
+"""The order of the rooms: a frame in, its provisional result and earlier final ones out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from recon4d_ros.alignment.aligner import Aligner, Located
+from recon4d_ros.config import Config
+from recon4d_ros.datatypes import (
+    AlignedWindow,
+    DynamicMask,
+    EventKind,
+    Frame,
+    FramePrediction,
+    MapEvent,
+    PointCloud,
+    Reconstruction,
+    StepOutput,
+    TrackingState,
+    Window,
+)
+from recon4d_ros.geometry import pointmap, se3
+from recon4d_ros.mapping.static_map import StaticMap
+from recon4d_ros.motion.segmentation import Segmenter
+from recon4d_ros.pipeline.timing import Stopwatch
+from recon4d_ros.pipeline.window import SlidingWindow
+from recon4d_ros.predictors.interface import PointmapPredictor
+from recon4d_ros.refinement.completion import complete
+
+OnProvisional = Callable[[Reconstruction], None]
+
+
+class Reconstructor:
+    """Live reconstruction of one stream. Everything it keeps is bounded by parameters."""
+
+    def __init__(self, config: Config, predictor: PointmapPredictor) -> None:
+        """Join the rooms; `factory.build_reconstructor` chooses the predictor."""
+        self._config = config
+        self._predictor = predictor
+        self._window = SlidingWindow(config.window)
+        self._segmenter = Segmenter(config.motion)
+        self._aligner = Aligner(config.alignment)
+        self._map = StaticMap(config.map)
+        self._num_final = 0
+        self._last_stamp_ns = 0
+        self._initialised = False
+
+    def step(self, frame: Frame, on_provisional: OnProvisional | None = None) -> StepOutput:
+        """Advance by one frame.
+
+        Args:
+            frame: the next one; indices run on from 0 after a reset.
+            on_provisional: called as soon as the frame's own result exists, before the window's
+                heavier work.
+
+        Returns:
+            The frame's provisional result, the frames that became final, and discontinuities.
+
+        Raises:
+            Recon4DError: the frame cannot be used.
+        """
+        watch = Stopwatch()
+        with watch.stage("track"):
+            prediction = self._predictor.track(frame)
+        with watch.stage("segment"):
+            dynamic = self._segmenter.segment_frame(prediction)
+        with watch.stage("locate"):
+            located = self._aligner.locate(frame, prediction)
+            provisional = _provisional(frame, prediction, located, dynamic)
+        if on_provisional is not None:
+            on_provisional(provisional)
+        events = (*self._initialisation(provisional), *located.events)
+        self._last_stamp_ns = frame.stamp_ns
+        window = self._window.push(frame)
+        if window is None:
+            return StepOutput(provisional, (), events, watch.seconds)
+        final, window_events = self._complete(window, self._settled_before(frame.index), watch)
+        return StepOutput(provisional, final, (*events, *window_events), watch.seconds)
+
+    def finish(self) -> tuple[Reconstruction, ...]:
+        """At the end of a finite stream: the frames that never became final."""
+        frames = self._window.frames
+        if not frames or self._num_final > frames[-1].index:
+            return ()
+        window = Window(frames, 0)
+        final, _ = self._complete(window, frames[-1].index + 1, Stopwatch())
+        return final
+
+    def static_map(self) -> PointCloud:
+        """The static points of the present submap."""
+        return self._map.cloud(self._config.map.min_observations)
+
+    def reset(self) -> MapEvent:
+        """Forget everything; the next frame has index 0."""
+        self._predictor.reset()
+        self._window.reset()
+        self._segmenter.reset()
+        self._aligner.reset()
+        self._map.reset()
+        self._num_final = 0
+        self._initialised = False
+        return MapEvent(EventKind.RESET, self._last_stamp_ns, 0, "started anew")
+
+    @property
+    def num_keyframes(self) -> int:
+        """Keyframes stored."""
+        return self._aligner.num_keyframes
+
+    def _settled_before(self, newest: int) -> int:
+        """First frame number that the window ending at `newest` does not make final."""
+        window = self._config.window
+        return newest - (window.final_lag - window.stride)
+
+    def _complete(
+        self, window: Window, settled_before: int, watch: Stopwatch
+    ) -> tuple[tuple[Reconstruction, ...], tuple[MapEvent, ...]]:
+        """Predict, segment, align and refine a window; hand out its settled frames."""
+        settled = [i for i in window.indices if self._num_final <= i < settled_before]
+        with watch.stage("predict"):
+            prediction = self._predictor.predict(window)
+        with watch.stage("segment"):
+            dynamic = self._segmenter.segment(prediction)
+        with watch.stage("align"):
+            aligned = self._aligner.align(window, prediction, dynamic)
+            events = self._aligner.commit(aligned, window)
+        with watch.stage("refine"):
+            final = tuple(_final(window, aligned, index) for index in settled)
+        with watch.stage("map"):
+            for reconstruction in final:
+                self._map.insert(reconstruction)
+        self._num_final = max(self._num_final, settled_before)
+        return final, events
+
+    def _initialisation(self, result: Reconstruction) -> Iterator[MapEvent]:
+        if self._initialised or result.state is not TrackingState.TRACKING:
+            return
+        self._initialised = True
+        message = f"frame {result.frame.index}: depth is known from here on"
+        yield MapEvent(EventKind.INITIALISED, result.frame.stamp_ns, result.submap, message)
+
+
+def _provisional(
+    frame: Frame, prediction: FramePrediction, located: Located, dynamic: DynamicMask
+) -> Reconstruction:
+    known_scale = located.scale == located.scale
+    depth = prediction.depth * located.scale if known_scale else prediction.depth * torch.nan
+    return complete(
+        Reconstruction(
+            frame=frame,
+            is_final=False,
+            T_map_cam=located.T_map_cam,
+            depth=depth,
+            confidence=torch.where(depth.isfinite(), prediction.confidence, 0.0),
+            dynamic_mask=dynamic.mask[0],
+            filled=prediction.filled,
+            intrinsics=prediction.intrinsics,
+            intrinsics_source=prediction.intrinsics_source,
+            state=located.state,
+            submap=located.submap,
+            scale_known=False,
+            residual_px=prediction.residual_px,
+            num_support=prediction.num_support,
+        )
+    )
+
+
+def _final(window: Window, aligned: AlignedWindow, index: int) -> Reconstruction:
+    row = window.indices.index(index)
+    prediction = aligned.prediction
+    T_map_cam = _pose_or_none(aligned.T_map_cam[row])
+    depth = _own_depth(aligned, row)
+    state = prediction.states[row] if T_map_cam is not None else TrackingState.LOST
+    if T_map_cam is not None and state is TrackingState.LOST:
+        state = TrackingState.TRACKING  # posed by the map, not by the predictor
+    assert prediction.pose_residual_px is not None and prediction.pose_support is not None
+    return complete(
+        Reconstruction(
+            frame=window.frames[row],
+            is_final=True,
+            T_map_cam=T_map_cam,
+            depth=depth,
+            confidence=torch.where(depth.isfinite(), prediction.confidence[row], 0.0),
+            dynamic_mask=aligned.dynamic.of(index),
+            filled=prediction.filled[row],
+            intrinsics=prediction.intrinsics,
+            intrinsics_source=prediction.intrinsics_source,
+            state=state,
+            submap=aligned.submap,
+            scale_known=False,
+            residual_px=float(prediction.pose_residual_px[row]),
+            num_support=int(prediction.pose_support[row]),
+        )
+    )
+
+
+def _pose_or_none(T: Tensor) -> Tensor | None:
+    return T if bool(T.isfinite().all()) else None
+
+
+def _own_depth(aligned: AlignedWindow, row: int) -> Tensor:
+    """Depth (H, W) of a window's frame in map units, in its own camera."""
+    prediction = aligned.prediction
+    points = prediction.points_key[row]
+    T_key_cam = None if prediction.T_key_cam is None else prediction.T_key_cam[row]
+    if T_key_cam is None or not bool(T_key_cam.isfinite().all()) or not aligned.scale > 0:
+        return torch.full(points.shape[:2], torch.nan)
+    points_cam = pointmap.transform(se3.inverse(T_key_cam).float(), points)
+    return pointmap.to_depth(points_cam) * aligned.scale
