@@ -64,6 +64,19 @@ class PredictorConfig:
 
 
 @dataclass(frozen=True)
+class ComputeConfig:
+    """Processor threads."""
+
+    torch_threads: int = setting(
+        1,
+        "threads of torch on the CPU; more of them wait for each other on a busy machine",
+        minimum=1,
+        maximum=256,
+    )
+    opencv_threads: int = setting(2, "threads of OpenCV", minimum=1, maximum=256)
+
+
+@dataclass(frozen=True)
 class OdometryConfig:
     """The classical predictor's visual odometry."""
 
@@ -100,9 +113,7 @@ class OdometryConfig:
         minimum=0.2,
         maximum=100.0,
     )
-    iterations: int = setting(
-        4, "bundle adjustment steps per window", minimum=1, maximum=50
-    )
+    iterations: int = setting(4, "bundle adjustment steps per window", minimum=1, maximum=50)
 
 
 @dataclass(frozen=True)
@@ -146,7 +157,11 @@ class DepthConfig:
     """Depth by triangulated flow."""
 
     flow_noise_px: float = setting(
-        0.3, "standard deviation of the flow on the dense grid", unit="px", minimum=0.01, maximum=5.0
+        0.3,
+        "standard deviation of the flow on the dense grid",
+        unit="px",
+        minimum=0.01,
+        maximum=5.0,
     )
     max_off_line_px: float = setting(
         1.0,
@@ -162,7 +177,10 @@ class DepthConfig:
         maximum=20.0,
     )
     carry_over: float = setting(
-        0.9, "share of a frame's information that the next one takes over", minimum=0.0, maximum=1.0
+        0.9,
+        "share of a frame's information that the next one takes over",
+        minimum=0.0,
+        maximum=1.0,
     )
     max_relative_sigma: float = setting(
         0.2, "relative standard deviation of a depth that is shown", minimum=0.01, maximum=1.0
@@ -380,6 +398,7 @@ class Config:
     image: ImageConfig = field(default_factory=ImageConfig)
     window: WindowConfig = field(default_factory=WindowConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
+    compute: ComputeConfig = field(default_factory=ComputeConfig)
     odometry: OdometryConfig = field(default_factory=OdometryConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     depth: DepthConfig = field(default_factory=DepthConfig)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import cv2
+import torch
+
 from recon4d_ros.config import Config
 from recon4d_ros.pipeline.reconstructor import Reconstructor
 from recon4d_ros.predictors.classical.predictor import ClassicalPredictor
@@ -16,5 +19,7 @@ def build_predictor(config: Config) -> PointmapPredictor:
 
 
 def build_reconstructor(config: Config) -> Reconstructor:
-    """A reconstruction of one stream."""
+    """A reconstruction of one stream; sets this process's numbers of threads."""
+    torch.set_num_threads(config.compute.torch_threads)
+    cv2.setNumThreads(config.compute.opencv_threads)
     return Reconstructor(config, build_predictor(config))

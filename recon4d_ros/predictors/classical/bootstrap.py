@@ -16,6 +16,7 @@ import numpy as np
 from recon4d_ros.predictors.classical import bundle, rigid
 from recon4d_ros.predictors.classical.pose import Sightings, fit_rotation, refine_pose
 from recon4d_ros.predictors.classical.rigid import Array
+from recon4d_ros.predictors.classical.tracks import Mask
 
 MIN_POINTS = 50
 _STEP = 0.03  # of the depth, length of the axis starts
@@ -99,7 +100,11 @@ def _essential_start(views: Views) -> tuple[Array, Array] | None:
     if E is None or len(E) < 3:
         return None
     R1, R2, t = cv2.decomposeEssentialMat(np.ascontiguousarray(E[:3]))
-    candidates = [(R, s * t[:, 0]) for R in (R1, R2) for s in (1.0, -1.0)]
+    candidates = [
+        (np.asarray(R, np.float64), np.asarray(s * t[:, 0], np.float64))
+        for R in (R1, R2)
+        for s in (1.0, -1.0)
+    ]
     solved = [(*_depths(views, R, u), R, u) for R, u in candidates]
     rho, front, R, u = max(solved, key=lambda entry: (entry[1] & (mask[:, 0] > 0)).sum())
     if front.sum() < MIN_POINTS // 2:
@@ -111,7 +116,7 @@ def _essential_start(views: Views) -> tuple[Array, Array] | None:
     return T, np.where(front & (rho > 0.05) & (rho < 20.0), rho, 1.0)
 
 
-def _depths(views: Views, R: Array, t: Array) -> tuple[Array, Array]:
+def _depths(views: Views, R: Array, t: Array) -> tuple[Array, Mask]:
     """Linear inverse depths for a relative pose, and which points lie before both cameras."""
     q, uv = rigid.homogeneous(views.uv[:, 0]) @ R.T, views.uv[:, -1]
     along, off = t[:2] - uv * t[2], q[:, :2] - uv * q[:, 2:]

@@ -404,7 +404,7 @@ class Odometry:
         )
 
     def _views(self, rows: Index, frames: list[int]) -> Array:
-        columns = [self._table.column(frame) for frame in frames]
+        columns = np.array([self._table.column(frame) for frame in frames])
         return self.camera.normalised(self._table.uv[np.ix_(rows, columns)])
 
     def _sure_rows(self, index: int) -> Index:

@@ -62,7 +62,7 @@ def orthonormal(T: Array) -> Array:
 
 def moved(T: Array, xi: Array) -> Array:
     """Poses exp(xi) @ T, kept rigid."""
-    return orthonormal(exp(xi) @ T)
+    return orthonormal(np.asarray(exp(xi) @ T))
 
 
 def adjoint(T: Array) -> Array:
