@@ -47,16 +47,16 @@ def report_lines(report: Report) -> list[str]:
         ("provisional poses", report.provisional),
     ):
         if figures is not None:
-            lines.append(f"{label:22s}" + _trajectory_text(figures))
+            lines.append(f"{label:24s}" + _trajectory_text(figures))
     for label, depth in report.depth.items():
         lines.append(
-            f"depth, {label:15s}AbsRel {depth.abs_rel:.4f}  delta<1.25 {depth.delta_125:.3f}  "
+            f"depth, {label.replace('_', ' '):17s}AbsRel {depth.abs_rel:.4f}  delta<1.25 {depth.delta_125:.3f}  "
             f"valid {depth.valid_share:.1%}  scale {depth.scale:.4g}"
         )
     if report.masks is not None:
         masks = report.masks
         lines.append(
-            f"{'masks':22s}IoU {masks.iou:.3f}  recall {masks.recall:.3f}  precision "
+            f"{'masks':24s}IoU {masks.iou:.3f}  recall {masks.recall:.3f}  precision "
             f"{masks.precision:.3f}  IoU>0.5 {masks.iou_recall:.1%}  flagged "
             f"{masks.flagged_share:.2%}"
         )
