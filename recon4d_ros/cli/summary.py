@@ -230,11 +230,11 @@ def _splat(
     height, width = _VIEW_PX
     image = np.empty((height, width, 3), np.uint8)
     image[:] = np.array([int(_NIGHT[i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
-    # Few points are drawn larger, so that the picture is filled either way.
-    reach = 2 if len(uv) > 40_000 else 3
+    # Squares whose areas add up to somewhat more than the panel leave few holes in a surface.
+    side = int(np.clip(np.ceil(np.sqrt(1.3 * height * width / max(len(uv), 1))), 2, 5))
     order = np.argsort(nearness, kind="stable")
     base, colours = np.rint(uv[order]).astype(np.int64), colours[order]
-    offsets = np.arange(reach + 1)
+    offsets = np.arange(side) - side // 2
     for dx, dy in ((dx, dy) for dx in offsets for dy in offsets):
         x, y = base[:, 0] + dx, base[:, 1] + dy
         inside = (x >= 0) & (x < width) & (y >= 0) & (y < height)
