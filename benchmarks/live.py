@@ -24,8 +24,9 @@ from benchmarks.endless import endless_frames
 from benchmarks.table import Row, Target
 from benchmarks.workbench import RunFailedError, Workbench, sequence_folder
 from recon4d_ros.datatypes import Frame
-from recon4d_ros.ros.conversions import camera_info_message, header_message, image_message
+from recon4d_ros.ros.conversions import camera_info_message, image_message
 from recon4d_ros.ros.profile import ensure_transport_profile
+from recon4d_ros.ros.stamps import header_message
 
 SEQUENCES = ("tum_fr3_walking_halfsphere_clip", "icl_livingroom1")
 RATE_HZ = 30.0

@@ -49,8 +49,9 @@ def report_lines(report: Report) -> list[str]:
         if figures is not None:
             lines.append(f"{label:24s}" + _trajectory_text(figures))
     for label, depth in report.depth.items():
+        pixels = label.replace("_", " ")
         lines.append(
-            f"depth, {label.replace('_', ' '):17s}AbsRel {depth.abs_rel:.4f}  delta<1.25 {depth.delta_125:.3f}  "
+            f"depth, {pixels:17s}AbsRel {depth.abs_rel:.4f}  delta<1.25 {depth.delta_125:.3f}  "
             f"valid {depth.valid_share:.1%}  scale {depth.scale:.4g}"
         )
     if report.masks is not None:
