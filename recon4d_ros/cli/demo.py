@@ -253,8 +253,8 @@ def _recorder_command(recording: Path) -> list[str]:
 
 
 def _player_command(bag: Path) -> list[str]:
-    # The recorder hears the images too; only the node hears the camera_info.
-    waiting = ["--wait-for", IMAGE_TOPIC, INFO_TOPIC]
+    # The node and the recorder.
+    waiting = ["--wait-for", IMAGE_TOPIC, "--subscribers", "2"]
     return [sys.executable, "-m", "recon4d_ros.cli.main", "play", str(bag), *waiting]
 
 

@@ -50,6 +50,7 @@ class PlayOptions:
         loop: start again at the end, until stopped.
         topics: what to play; empty plays everything.
         wait_for: topics that need a subscriber before the start; empty means the image topics.
+        subscribers: how many each of them needs.
         wait_s: longest wait for them; 0 starts at once.
         remap: `old:=new` topic names.
     """
@@ -59,6 +60,7 @@ class PlayOptions:
     loop: bool = False
     topics: tuple[str, ...] = ()
     wait_for: tuple[str, ...] = ()
+    subscribers: int = 1
     wait_s: float = 60.0
     remap: tuple[str, ...] = ()
 
@@ -77,6 +79,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=[],
         metavar="TOPIC",
         help="topics that need a subscriber before the start (default: the image topics)",
+    )
+    parser.add_argument(
+        "--subscribers", type=int, default=1, metavar="N", help="how many each needs (default 1)"
     )
     parser.add_argument(
         "--wait", type=float, default=60.0, help="longest wait for them in s; 0: start at once"
@@ -100,6 +105,7 @@ def run(arguments: argparse.Namespace) -> int:
             loop=arguments.loop,
             topics=tuple(arguments.topics),
             wait_for=tuple(arguments.wait_for),
+            subscribers=arguments.subscribers,
             wait_s=arguments.wait,
             remap=tuple(arguments.remap),
         )
@@ -159,8 +165,9 @@ class _Player:
             while missing and not self._stop.is_set:
                 if time.monotonic() > deadline_s:
                     raise MissingPrerequisiteError(
-                        f"{', '.join(missing)} had no subscriber within {self._options.wait_s} s; "
-                        "expected one; start the node (remap its 'image'), or give --wait 0"
+                        f"{', '.join(missing)} had {self._too_few} within {self._options.wait_s} "
+                        f"s; expected {self._options.subscribers}; start the node (remap its "
+                        "'image'), or give --wait 0"
                     )
                 time.sleep(_TICK_S)
                 missing = [topic for topic in missing if not self._is_heard(topic)]
@@ -185,6 +192,11 @@ class _Player:
         for publisher in self._publishers.values():
             publisher.wait_for_all_acked(Duration(seconds=1))
 
+    @property
+    def _too_few(self) -> str:
+        wanted = self._options.subscribers
+        return "no subscriber" if wanted == 1 else f"fewer than {wanted} subscribers"
+
     def _topics_to_wait_for(self) -> list[str]:
         images = [item.topic for item in self._connections if item.msgtype in _IMAGES]
         wanted = list(self._options.wait_for) or images
@@ -197,7 +209,7 @@ class _Player:
         return wanted
 
     def _is_heard(self, topic: str) -> bool:
-        return bool(self._publishers[topic].get_subscription_count() > 0)
+        return bool(self._publishers[topic].get_subscription_count() >= self._options.subscribers)
 
     def _wait_until(self, due_s: float, stamp_ns: int) -> None:
         """Wait for the time of the message at `stamp_ns`; meanwhile the clock goes on."""
