@@ -21,6 +21,8 @@ Matrix = NDArray[np.float64]
 
 NUM_SAMPLES = 1200
 MIN_SAMPLES = 60
+# Every n-th sample is enough for the search of F; all of them judge the result.
+SEARCH_STRIDE = 2
 # Share of the background that the narrowest interval of parallax must hold: a thing may cover
 # up to 40 % of the view and still lie outside.
 BACKGROUND_SHARE = 0.6
@@ -58,18 +60,16 @@ class Residual:
     Attributes:
         across: (H, W) distance from the epipolar line (Sampson); without F, the distance from
             H x over sqrt(2).
-        across_direction: (H, W, 2) unit vector of it.
-        parallax: (H, W) displacement along the line.
-        along_direction: (H, W, 2) unit vector of the line.
+        parallax: (H, W) displacement along the line; 0 without F.
     """
 
     across: Floats
-    across_direction: Floats
     parallax: Floats
-    along_direction: Floats
 
 
-def fit_background(flow: Floats, usable: NDArray[np.bool_], scale: float) -> Background | None:
+def fit_background(
+    flow: Floats, usable: NDArray[np.bool_], scale: float
+) -> tuple[Background, Residual] | None:
     """Fit the background's motion robustly to the flow.
 
     Args:
@@ -78,7 +78,8 @@ def fit_background(flow: Floats, usable: NDArray[np.bool_], scale: float) -> Bac
         scale: long side of the grid over the reference side, for the lengths.
 
     Returns:
-        None when too few pixels are usable or no model fits.
+        The motion and what it leaves unexplained; None when too few pixels are usable or no
+        model fits.
     """
     uv = even_samples(usable)
     if len(uv) < MIN_SAMPLES:
@@ -92,28 +93,41 @@ def fit_background(flow: Floats, usable: NDArray[np.bool_], scale: float) -> Bac
         F = _fundamental(source, source + moved, FUNDAMENTAL_INLIER_PX * scale)
     if H is None:
         return None
-    found = residual(Background(H, F, 0.0, (0.0, 0.0), uv), flow)
+    found = residual(H, F, flow)
     across, parallax = (array[uv[:, 1], uv[:, 0]] for array in (found.across, found.parallax))
-    return Background(H, F, _sigma(across), narrowest_interval(parallax), uv)
+    noise_px = float(1.4826 * np.median(across))
+    return Background(H, F, noise_px, narrowest_interval(parallax), uv), found
 
 
-def residual(background: Background, flow: Floats) -> Residual:
-    """What the background's motion leaves unexplained at every pixel.
+def residual(H: Matrix, F: Matrix | None, flow: Floats) -> Residual:
+    """What a homography and a fundamental matrix (None: the homography alone) leave unexplained.
 
     Args:
-        background: its motion.
+        H: (3, 3).
+        F: (3, 3) of unit norm, or None.
         flow: (H, W, 2) px.
     """
-    shift = _shift(background.H, flow)
-    if background.F is None:
-        length = np.linalg.norm(shift, axis=-1)
-        direction = shift / np.maximum(length, 1e-9)[..., None]
-        return Residual(
-            length / np.float32(np.sqrt(2)), direction, np.zeros_like(length), direction
-        )
-    across, across_direction = _across(background.F, flow)
-    parallax, along_direction = _along(background.F, flow, shift)
-    return Residual(across, across_direction, parallax, along_direction)
+    shift = _shift(H, flow)
+    if F is None:
+        length = np.sqrt(0.5 * (shift[..., 0] ** 2 + shift[..., 1] ** 2))
+        return Residual(length, np.zeros_like(length))
+    return Residual(_across(F, flow), _parallax(F, flow, shift))
+
+
+def line_normals(F: Matrix, u: NDArray[np.int64], v: NDArray[np.int64]) -> Floats:
+    """Unit normals (P, 2) of the epipolar lines that belong to source pixels (P,)."""
+    a, b = (F[row, 0] * u + F[row, 1] * v + F[row, 2] for row in (0, 1))
+    normals = np.stack([a, b], axis=-1) / np.maximum(np.hypot(a, b), 1e-20)[:, None]
+    return np.asarray(normals, dtype=np.float32)
+
+
+def homography_shift(
+    H: Matrix, flow: Floats, u: NDArray[np.int64], v: NDArray[np.int64]
+) -> Floats:
+    """Displacement (P, 2) of moved pixels (P,) from where H sends them."""
+    plane = np.stack([u, v, np.ones_like(u)], axis=-1) @ H.T
+    source = np.stack([u, v], axis=-1)
+    return np.asarray(source + flow[v, u] - plane[:, :2] / plane[:, 2:], dtype=np.float32)
 
 
 def even_samples(usable: NDArray[np.bool_]) -> NDArray[np.int64]:
@@ -136,10 +150,6 @@ def narrowest_interval(values: Floats) -> tuple[float, float]:
     return float(ordered[first]), float(ordered[first + count])
 
 
-def _sigma(distance: Floats) -> float:
-    return float(1.4826 * np.median(distance))
-
-
 def _homography(source: Matrix, target: Matrix, inlier_px: float) -> Matrix | None:
     H, _ = cv2.findHomography(
         source, target, cv2.USAC_MAGSAC, inlier_px, maxIters=500, confidence=0.999
@@ -149,7 +159,14 @@ def _homography(source: Matrix, target: Matrix, inlier_px: float) -> Matrix | No
 
 def _fundamental(source: Matrix, target: Matrix, inlier_px: float) -> Matrix | None:
     try:
-        F, _ = cv2.findFundamentalMat(source, target, cv2.USAC_MAGSAC, inlier_px, 0.999, 1000)
+        F, _ = cv2.findFundamentalMat(
+            source[::SEARCH_STRIDE],
+            target[::SEARCH_STRIDE],
+            cv2.USAC_MAGSAC,
+            inlier_px,
+            0.99,
+            500,
+        )
     except cv2.error:  # OpenCV asserts where no minimal sample gives a model
         return None
     if F is None or F.shape != (3, 3):
@@ -165,34 +182,33 @@ def _shift(H: Matrix, flow: Floats) -> Floats:
     return np.asarray(shift + flow, dtype=np.float32)
 
 
-def _across(F_exact: Matrix, flow: Floats) -> tuple[Floats, Floats]:
-    """Sampson distance from the epipolar lines, and the lines' normals."""
+def _across(F_exact: Matrix, flow: Floats) -> Floats:
+    """Sampson distance from the epipolar lines."""
     F = F_exact.astype(np.float32)
     u, v = _pixels(flow)
     u_moved, v_moved = u + flow[..., 0], v + flow[..., 1]
     a, b, c = (row[0] * u + row[1] * v + row[2] for row in F)
     back_a, back_b = (F[0, i] * u_moved + F[1, i] * v_moved + F[2, i] for i in (0, 1))
     algebraic = a * u_moved + b * v_moved + c
-    line = a * a + b * b
-    distance = np.abs(algebraic) / np.sqrt(line + back_a * back_a + back_b * back_b + 1e-20)
-    normal = np.stack([a, b], axis=-1) / np.sqrt(line + 1e-20)[..., None]
-    return distance, normal
+    gradient = a * a + b * b + back_a * back_a + back_b * back_b
+    return np.asarray(np.abs(algebraic) / np.sqrt(gradient + 1e-20))
 
 
-def _along(F: Matrix, flow: Floats, shift: Floats) -> tuple[Floats, Floats]:
-    """Parallax relative to the homography along the epipolar lines, and the lines' directions.
+def _parallax(F: Matrix, flow: Floats, shift: Floats) -> Floats:
+    """Displacement along the epipolar lines, away from the epipole, relative to the homography.
 
-    Parallax grows with the distance to the epipole; it is given for the mean distance.
+    It grows with the distance to the epipole and is given for the mean distance.
     """
     u, v = _pixels(flow)
     epipole = np.linalg.svd(F)[0][:, 2].astype(np.float32)
     to_u = (u + flow[..., 0] - shift[..., 0]) * epipole[2] - epipole[0]
     to_v = (v + flow[..., 1] - shift[..., 1]) * epipole[2] - epipole[1]
-    distance = np.sqrt(to_u * to_u + to_v * to_v)
+    distance = np.sqrt(to_u * to_u + to_v * to_v) + 1e-9
     mean = distance.mean()
-    direction = np.stack([to_u, to_v], axis=-1) / np.maximum(distance, 1e-9)[..., None]
-    along = shift[..., 0] * direction[..., 0] + shift[..., 1] * direction[..., 1]
-    return along * (mean / np.maximum(distance, MIN_EPIPOLE_DISTANCE * mean)), direction
+    along = shift[..., 0] * to_u + shift[..., 1] * to_v
+    return np.asarray(
+        along * mean / (distance * np.maximum(distance, MIN_EPIPOLE_DISTANCE * mean))
+    )
 
 
 def _pixels(flow: Floats) -> tuple[Floats, Floats]:

@@ -9,7 +9,13 @@ from numpy.typing import NDArray
 
 from recon4d_ros.config import MotionConfig
 from recon4d_ros.datatypes import FlowField
-from recon4d_ros.motion.background import Background, Residual, fit_background, residual
+from recon4d_ros.motion.background import (
+    Background,
+    Residual,
+    fit_background,
+    homography_shift,
+    line_normals,
+)
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -47,19 +53,19 @@ def pair_evidence(field: FlowField, config: MotionConfig) -> PairEvidence | None
     """Vote of one pair, or None when it fails the absolute tests and has no vote."""
     flow, valid = field.flow.numpy(), field.valid.numpy()
     scale = max(valid.shape) / REFERENCE_SIDE_PX
-    background = fit_background(flow, valid, scale)
-    if background is None:
+    fitted = fit_background(flow, valid, scale)
+    if fitted is None:
         return None
+    background, found = fitted
     threshold = max(config.threshold_px * scale, config.noise_factor * background.noise_px)
     if threshold > config.max_threshold_px * scale:
         return None
-    found = residual(background, flow)
     if not _fits(found, background, scale):
         return None
     outside = _outside(found, background, threshold, config)
     evidence = (found.across / threshold) ** 2
     evidence = np.maximum(evidence, (outside / (PARALLAX_TOLERANCE * threshold)) ** 2)
-    decided = valid & _visible(field, found, outside, evidence, config)
+    decided = valid & ~_unseen(field, background, outside, evidence, config)
     if (evidence[decided] > 1).mean() > MAX_MOVING_SHARE:
         return None
     return PairEvidence(field.source, field.target, evidence, decided)
@@ -96,19 +102,29 @@ def spread(uv: NDArray[np.int64], chosen: Bools, shape: tuple[int, ...]) -> floa
     return float(deviation.mean())
 
 
-def _visible(
-    field: FlowField, found: Residual, outside: Floats, evidence: Floats, config: MotionConfig
+def _unseen(
+    field: FlowField,
+    background: Background,
+    outside: Floats,
+    evidence: Floats,
+    config: MotionConfig,
 ) -> Bools:
-    """Where the image would look different if the pixel moved as the background does.
+    """Where the image would look the same if the pixel moved as the background does.
 
     In areas without structure the flow is a guess and its residual means nothing.
     """
+    unseen = np.zeros(evidence.shape, np.bool_)
     if field.structure is None:
-        return np.ones_like(field.valid.numpy())
-    wrong = found.across[..., None] * found.across_direction
-    wrong = wrong + outside[..., None] * found.along_direction
-    length = np.sqrt(wrong[..., 0] ** 2 + wrong[..., 1] ** 2)
-    x, y = np.moveaxis(wrong * np.minimum(1, MAX_LINEAR_PX / (length + 1e-9))[..., None], -1, 0)
-    xx, xy, yy = np.moveaxis(field.structure.numpy(), -1, 0)
+        return unseen
+    v, u = np.nonzero(evidence > 1)
+    wrong = homography_shift(background.H, field.flow.numpy(), u, v)
+    if background.F is not None:
+        normals = line_normals(background.F, u, v)
+        across = (wrong * normals).sum(axis=1, keepdims=True) * normals
+        wrong = np.where(outside[v, u, None] > 0, wrong, across)
+    length = np.hypot(wrong[:, 0], wrong[:, 1])
+    x, y = (wrong * np.minimum(1, MAX_LINEAR_PX / (length + 1e-9))[:, None]).T
+    xx, xy, yy = field.structure.numpy()[v, u].T
     change = xx * x * x + 2 * xy * x * y + yy * y * y
-    return np.asarray((evidence <= 1) | (change >= config.min_contrast**2))
+    unseen[v, u] = change < config.min_contrast**2
+    return unseen

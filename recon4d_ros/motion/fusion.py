@@ -27,8 +27,6 @@ BELIEF_BOUND = 6.0
 # A moving part holds at least one pixel believed to move as if two pairs had said so.
 SEED_BELIEF = 3.0
 
-_ABSENT = np.empty(0, dtype=np.float32)
-
 
 @dataclass(frozen=True, eq=False)
 class Votes:
@@ -73,8 +71,9 @@ def remember(votes: Votes, belief_past: Floats, to_past: FlowField, memory: floa
     """
     flow = to_past.flow.numpy()
     height, width = flow.shape[:2]
-    landing = flow + np.stack(np.meshgrid(np.arange(width), np.arange(height)), axis=-1)
-    moved = cv2.remap(belief_past, landing.astype(np.float32), _ABSENT, cv2.INTER_LINEAR)
+    u = flow[..., 0] + np.arange(width, dtype=np.float32)
+    v = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
+    moved = cv2.remap(belief_past, u, v, cv2.INTER_LINEAR)
     belief = votes.belief + memory * np.where(to_past.valid.numpy(), moved, 0)
     return Votes(np.clip(belief, -BELIEF_BOUND, BELIEF_BOUND), votes.evidence, votes.decided)
 
