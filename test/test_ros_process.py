@@ -104,7 +104,7 @@ def test_the_transport_profile_is_set_unless_the_user_has_one(monkeypatch, tmp_p
     assert profile.user_profile() == str(chosen)
     own = tmp_path / "own.xml"
     monkeypatch.setenv(profile.PROFILE_VARIABLES[0], str(own))
-    monkeypatch.delenv(profile.PROFILE_VARIABLES[1])
+    monkeypatch.delenv(profile.PROFILE_VARIABLES[1], raising=False)
     assert profile.ensure_transport_profile() == own
 
 

@@ -146,6 +146,16 @@ def test_a_silent_camera_is_reported_and_its_return_too():
         assert probe.event("stream_resumed")
 
 
+def test_a_camera_that_never_came_is_no_gap_but_stale():
+    with session(topics=LISTEN, input__stale_after=0.1) as (probe, _, _):
+        probe.until(lambda: probe.diagnostics("input")[0] == b"\x03", "a stale status")
+        assert "no image yet on /image" in probe.diagnostics("input")[1]
+        probe.connected()
+        assert probe.send_and_wait()
+        assert probe.event("stream_gap")
+        assert [event["kind"] for event in probe.events()][0] == "initialised"
+
+
 def test_without_camera_info_the_intrinsics_are_estimated():
     with session(topics=LISTEN, input__camera_info_timeout=0.2) as (probe, _, _):
         probe.connected()

@@ -6,6 +6,7 @@ thread only puts messages into a mailbox; one worker thread runs the reconstruct
 
 from __future__ import annotations
 
+import math
 import sys
 import threading
 import time
@@ -95,7 +96,7 @@ class Recon4DNode(LifecycleNode):
         self._active: _Active | None = None
         self._config_error = ""
         self._last_error = ""
-        self._was_stale = False
+        self._has_gap = False
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", qos.DIAGNOSTICS)
         # Not the node's clock: with use_sim_time it stands still until /clock comes.
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -320,12 +321,18 @@ class Recon4DNode(LifecycleNode):
 
     def _diagnose(self) -> None:
         report = self._report()
-        if report.is_stale != self._was_stale:
-            self._was_stale = report.is_stale
-            kind = "stream_gap" if report.is_stale else "stream_resumed"
-            self._note(kind, f"last image on {report.image_topic} {report.silence_s:.1f} s ago")
+        self._report_gap(report)
         stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostics_message(report, stamp))
+
+    def _report_gap(self, report: Report) -> None:
+        """Say once that the stream broke off, and once that it goes on."""
+        is_gap = report.is_stale and math.isfinite(report.silence_s)
+        if is_gap == self._has_gap:
+            return
+        self._has_gap = is_gap
+        kind = "stream_gap" if is_gap else "stream_resumed"
+        self._note(kind, f"last image on {report.image_topic} {report.silence_s:.1f} s ago")
 
     def _report(self) -> Report:
         configured = self._configured

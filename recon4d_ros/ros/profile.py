@@ -10,6 +10,7 @@ import contextlib
 import os
 import sys
 from collections.abc import Iterator
+from importlib import metadata
 from pathlib import Path
 
 from ament_index_python.packages import PackageNotFoundError, get_package_share_directory
@@ -17,8 +18,9 @@ from ament_index_python.packages import PackageNotFoundError, get_package_share_
 import recon4d_ros
 from recon4d_ros.errors import MissingPrerequisiteError
 
-# The first is read from ROS 2 Kilted on, the second by Jazzy.
+# The first is read from ROS 2 Kilted on, the second by Jazzy; Kilted warns if it sees the second.
 PROFILE_VARIABLES = ("FASTDDS_DEFAULT_PROFILES_FILE", "FASTRTPS_DEFAULT_PROFILES_FILE")
+_KILTED_RCLPY = 9
 
 
 def package_file(relative: str) -> Path:
@@ -68,6 +70,14 @@ def ensure_transport_profile() -> Path:
     if chosen is not None:
         return Path(chosen)
     profile = package_file("config/fastdds_large.xml")
-    for name in PROFILE_VARIABLES:
+    for name in _variables_that_are_read():
         os.environ[name] = str(profile)
     return profile
+
+
+def _variables_that_are_read() -> tuple[str, ...]:
+    try:
+        major = int(metadata.version("rclpy").partition(".")[0])
+    except (metadata.PackageNotFoundError, ValueError):
+        return PROFILE_VARIABLES
+    return PROFILE_VARIABLES[:1] if major >= _KILTED_RCLPY else PROFILE_VARIABLES[1:]
