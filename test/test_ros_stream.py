@@ -153,7 +153,7 @@ def test_a_camera_that_never_came_is_no_gap_but_stale():
         probe.connected()
         assert probe.send_and_wait()
         assert probe.event("stream_gap")
-        assert [event["kind"] for event in probe.events()][0] == "initialised"
+        assert probe.events()[0]["kind"] == "initialised"
 
 
 def test_without_camera_info_the_intrinsics_are_estimated():
