@@ -249,7 +249,10 @@ class Aligner:
             prediction, T_key_cam, samples, state.sample, state.poses, state.landmarks
         )
         held = placement.held(state, prediction, T_key_cam)
-        return placement.fitted(pairs) if held is None else placement.hold(held, pairs)
+        if held is None:
+            return placement.fitted(pairs)
+        named = state.join.T_map_gauge is not None and prediction.T_gauge_key is not None
+        return placement.measured(held, pairs) if named else placement.hold(held, pairs)
 
     def _rejoined(
         self,

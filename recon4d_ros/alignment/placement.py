@@ -37,14 +37,12 @@ class Placement:
         T_map_key: (4, 4) float64.
         residual: weighted median distance of the shared points, map units.
         num_shared: shared points and poses.
-        corrected: a held join was given up for a better one.
     """
 
     scale: float
     T_map_key: Tensor
     residual: float
     num_shared: int
-    corrected: bool = False
 
     @property
     def S_map_key(self) -> Tensor:
@@ -65,8 +63,8 @@ def hold(held: Placement, pairs: Pairs) -> Placement:
     Least squares on every window would let the noise of each add up to a random walk; a test
     against the join that is held does not.
     """
-    before = pairs.residual(held.S_map_key)
-    kept = Placement(held.scale, held.T_map_key, before, len(pairs))
+    kept = measured(held, pairs)
+    before = kept.residual
     if len(pairs) < MIN_PAIRS:
         return kept
     depth = pairs.median_depth() * held.scale
@@ -76,7 +74,12 @@ def hold(held: Placement, pairs: Pairs) -> Placement:
     found = fitted(pairs, start)
     if found is None or found.residual >= _CLEARLY_BETTER * before:
         return kept
-    return Placement(found.scale, found.T_map_key, found.residual, len(pairs), corrected=True)
+    return found
+
+
+def measured(held: Placement, pairs: Pairs) -> Placement:
+    """The held join as it is, with what the shared points say of it."""
+    return Placement(held.scale, held.T_map_key, pairs.residual(held.S_map_key), len(pairs))
 
 
 def fitted(pairs: Pairs, start: Tensor | None = None) -> Placement | None:

@@ -74,19 +74,11 @@ def events(
     fresh = before is None or before.submap != after.submap
     if after.has_depth and (fresh or (before is not None and not before.has_depth)):
         kinds.append((EventKind.INITIALISED, "depth is known from here on"))
-    if before is not None and not fresh and _corrected(before.join, after.join):
-        ratio = after.join.scale / before.join.scale
-        kinds.append((EventKind.MAP_CORRECTION, f"scale of the predictor times {ratio:.4f}"))
     newest = window.frames[-1]
     return tuple(
         MapEvent(kind, newest.stamp_ns, aligned.submap, f"frame {newest.index}: {text}")
         for kind, text in kinds
     )
-
-
-def _corrected(before: Join, after: Join) -> bool:
-    promised = before.T_map_gauge is not None and after.T_map_gauge is not None
-    return promised and before.gauge == after.gauge and before.scale != after.scale
 
 
 def _join(same: MapState | None, aligned: AlignedWindow) -> Join:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -46,7 +46,6 @@ class Reconstructor:
         self._map = StaticMap(config.map)
         self._num_final = 0
         self._last_stamp_ns = 0
-        self._initialised = False
 
     def step(self, frame: Frame, on_provisional: OnProvisional | None = None) -> StepOutput:
         """Advance by one frame.
@@ -72,7 +71,7 @@ class Reconstructor:
             provisional = _provisional(frame, prediction, located, dynamic)
         if on_provisional is not None:
             on_provisional(provisional)
-        events = (*self._initialisation(provisional), *located.events)
+        events = located.events
         self._last_stamp_ns = frame.stamp_ns
         window = self._window.push(frame)
         if window is None:
@@ -101,7 +100,6 @@ class Reconstructor:
         self._aligner.reset()
         self._map.reset()
         self._num_final = 0
-        self._initialised = False
         return MapEvent(EventKind.RESET, self._last_stamp_ns, 0, "started anew")
 
     @property
@@ -133,13 +131,6 @@ class Reconstructor:
                 self._map.insert(reconstruction)
         self._num_final = max(self._num_final, settled_before)
         return final, events
-
-    def _initialisation(self, result: Reconstruction) -> Iterator[MapEvent]:
-        if self._initialised or result.state is not TrackingState.TRACKING:
-            return
-        self._initialised = True
-        message = f"frame {result.frame.index}: depth is known from here on"
-        yield MapEvent(EventKind.INITIALISED, result.frame.stamp_ns, result.submap, message)
 
 
 def _provisional(

@@ -3,7 +3,8 @@
 A point is born in its host frame as the patch that is tracked afterwards, so its bearing there is
 exact by definition and only the inverse depth rho is unknown (Engel et al., Direct Sparse
 Odometry, section 2). The point block of the normal equations is then a scalar and the Schur
-complement a single matrix product. Points of one host form a dense (frames, points) grid: no loop over points.
+complement a single matrix product. Points of one host form a dense (frames, points) grid: no loop
+over points.
 """
 
 from __future__ import annotations

@@ -55,7 +55,7 @@ def orthonormal(T: Array) -> Array:
     of T @ inverse(T_last), so that without it a pose is no rotation any more after fifty frames.
     """
     U, _, Vt = np.linalg.svd(T[..., :3, :3])
-    out = T.copy()
+    out: Array = T.copy()
     out[..., :3, :3] = U @ Vt
     return out
 
