@@ -230,8 +230,8 @@ def _splat(
     height, width = _VIEW_PX
     image = np.empty((height, width, 3), np.uint8)
     image[:] = np.array([int(_NIGHT[i : i + 2], 16) for i in (1, 3, 5)], np.uint8)
-    # Squares whose areas add up to somewhat more than the panel leave few holes in a surface.
-    side = int(np.clip(np.ceil(np.sqrt(1.3 * height * width / max(len(uv), 1))), 2, 5))
+    # Squares whose areas add up to nearly twice the panel leave few holes in a surface.
+    side = int(np.clip(np.ceil(np.sqrt(1.8 * height * width / max(len(uv), 1))), 2, 7))
     order = np.argsort(nearness, kind="stable")
     base, colours = np.rint(uv[order]).astype(np.int64), colours[order]
     offsets = np.arange(side) - side // 2
