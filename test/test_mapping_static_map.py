@@ -16,8 +16,9 @@ from recon4d_ros.datatypes import (
     Reconstruction,
     TrackingState,
 )
+from recon4d_ros.errors import AlignmentError
 from recon4d_ros.geometry import image_grid, pointmap, se3
-from recon4d_ros.mapping.clouds import dynamic_points, frame_points
+from recon4d_ros.mapping.clouds import frame_points
 from recon4d_ros.mapping.static_map import StaticMap, mappable
 from recon4d_ros.mapping.voxel_index import VoxelIndex, in_reach, pack, unpack
 from recon4d_ros.synthetic import renderer, scenes
@@ -73,14 +74,11 @@ def voxels_of(frames: list[Reconstruction], edge: float, config: MapConfig) -> d
     """The slow obvious map: a dictionary from cell to lists."""
     cells: dict[tuple[int, ...], list] = {}
     for number, frame in enumerate(frames):
-        points = frame_points(frame)
-        chosen = mappable(frame, config)
-        for place in chosen.nonzero().tolist():
-            point = points.points[tuple(place)].double()
+        points = frame_points(frame, mappable(frame, config))
+        rows = zip(points.points.double(), points.rgb.double(), points.confidence, strict=True)
+        for point, rgb, weight in rows:
             cell = tuple(math.floor(value / edge) for value in point.tolist())
-            weight = float(points.confidence[tuple(place)])
-            entry = (number, weight, point, points.rgb[tuple(place)].double())
-            cells.setdefault(cell, []).append(entry)
+            cells.setdefault(cell, []).append((number, float(weight), point, rgb))
     return cells
 
 
@@ -316,25 +314,22 @@ def test_index_equals_a_dictionary(first: set[int], second: set[int]) -> None:
 
 def test_frame_points_are_the_depth_seen_from_the_pose() -> None:
     frame = reconstruction(4)
-    points = frame_points(frame)
     assert frame.T_map_cam is not None
-    in_camera = se3.transform(se3.inverse(frame.T_map_cam).float(), points.points)
-    known = frame.depth.isfinite()
-    assert torch.allclose(in_camera[..., 2][known], frame.depth[known], atol=1e-5)
-    assert torch.equal(points.valid, known)
-    assert torch.equal(points.rgb, frame.frame.rgb)
-    unposed = frame_points(dataclasses.replace(frame, T_map_cam=None))
-    assert not unposed.valid.any()
+    expected = pointmap.transform(frame.T_map_cam.float(), pointmap.from_depth(frame.depth, K))
+    for mask in (torch.ones(H, W) > 0, frame.dynamic_mask):
+        chosen = mask & frame.depth.isfinite()
+        cloud = frame_points(frame, mask)
+        assert torch.allclose(cloud.points, expected[chosen], atol=1e-6)
+        assert torch.equal(cloud.rgb, frame.frame.rgb[chosen])
+        assert torch.equal(cloud.confidence, frame.confidence[chosen])
+    with pytest.raises(AlignmentError, match="no pose"):
+        frame_points(dataclasses.replace(frame, T_map_cam=None), frame.dynamic_mask)
 
 
-def test_dynamic_points_are_the_masked_ones_with_colours_of_the_dense_grid() -> None:
+def test_frame_points_have_the_colours_of_the_dense_grid() -> None:
     frame = reconstruction(5)
     large = frame.frame.rgb.repeat_interleave(2, 0).repeat_interleave(2, 1)
     frame = dataclasses.replace(frame, frame=dataclasses.replace(frame.frame, rgb=large))
-    cloud = dynamic_points(frame)
+    cloud = frame_points(frame, frame.dynamic_mask)
     chosen = frame.dynamic_mask & frame.depth.isfinite()
-    assert len(cloud.points) == int(chosen.sum()) > 0
-    assert frame.T_map_cam is not None
-    expected = pointmap.transform(frame.T_map_cam.float(), pointmap.from_depth(frame.depth, K))
-    assert torch.equal(cloud.points, expected[chosen])
     assert torch.equal(cloud.rgb, image_grid.resize_image(large, (H, W))[chosen])

@@ -2,64 +2,40 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 
 from recon4d_ros.datatypes import PointCloud, Reconstruction
-from recon4d_ros.geometry import image_grid, pointmap
+from recon4d_ros.errors import AlignmentError
+from recon4d_ros.geometry import camera, image_grid, se3
 
 
-@dataclass(frozen=True, eq=False)
-class FramePoints:
-    """One coloured point per pixel of the dense grid.
+def frame_points(reconstruction: Reconstruction, mask: Tensor) -> PointCloud:
+    """The pixels of a mask that have a depth, each observed once.
 
-    Attributes:
-        points: (H, W, 3) float32 in map coordinates; NaN without depth or without a pose.
-        rgb: (H, W, 3) uint8.
-        confidence: (H, W) float32.
-        dynamic: (H, W) bool, the surface moves in the world.
+    With `dynamic_mask` these are the moving points of the frame, at depths borrowed from their
+    surroundings where `filled`.
+
+    Args:
+        reconstruction: a frame with a pose.
+        mask: (H, W) bool on the dense grid.
+
+    Raises:
+        AlignmentError: the frame has no pose.
     """
-
-    points: Tensor
-    rgb: Tensor
-    confidence: Tensor
-    dynamic: Tensor
-
-    @property
-    def valid(self) -> Tensor:
-        """(H, W) bool, the point is known."""
-        return torch.isfinite(self.points).all(dim=-1)
-
-    def select(self, mask: Tensor) -> PointCloud:
-        """The known points of a mask (H, W), each observed once."""
-        chosen = mask & self.valid
-        return PointCloud(
-            points=self.points[chosen],
-            rgb=self.rgb[chosen],
-            confidence=self.confidence[chosen],
-            num_observations=torch.ones(int(chosen.sum()), dtype=torch.int32),
-        )
-
-
-def frame_points(reconstruction: Reconstruction) -> FramePoints:
-    """All pixels of a frame as organised points; without a pose all of them are unknown."""
-    depth = reconstruction.depth
-    points = pointmap.from_depth(depth, reconstruction.intrinsics)
     if reconstruction.T_map_cam is None:
-        points = torch.full_like(points, torch.nan)
-    else:
-        points = pointmap.transform(reconstruction.T_map_cam.float(), points)
-    return FramePoints(
-        points=points,
-        rgb=image_grid.resize_image(reconstruction.frame.rgb, (depth.shape[0], depth.shape[1])),
-        confidence=reconstruction.confidence,
-        dynamic=reconstruction.dynamic_mask,
+        raise AlignmentError(
+            f"frame {reconstruction.frame.index} has no pose; expected one to place its points; "
+            "leave out frames whose T_map_cam is None"
+        )
+    depth = reconstruction.depth
+    rows, columns = (mask & torch.isfinite(depth)).nonzero(as_tuple=True)
+    uv = torch.stack([columns, rows], dim=-1).float()
+    points = camera.unproject(uv, depth[rows, columns], reconstruction.intrinsics)
+    rgb = image_grid.resize_image(reconstruction.frame.rgb, (depth.shape[0], depth.shape[1]))
+    return PointCloud(
+        points=se3.transform(reconstruction.T_map_cam.float(), points),
+        rgb=rgb[rows, columns],
+        confidence=reconstruction.confidence[rows, columns],
+        num_observations=torch.ones(len(rows), dtype=torch.int32),
     )
-
-
-def dynamic_points(reconstruction: Reconstruction) -> PointCloud:
-    """The moving points of a frame, at depths borrowed from their surroundings where filled."""
-    points = frame_points(reconstruction)
-    return points.select(points.dynamic)

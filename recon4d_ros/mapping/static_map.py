@@ -22,7 +22,7 @@ from recon4d_ros.mapping.voxel_pool import VoxelPool
 # Share of the bound that one eviction frees, so that its sort is not paid for every frame.
 _EVICTED_SHARE = 0.1
 # Voxels looked through per frame; the others have their turn in the next frames.
-_CARVED_PER_FRAME = 40_000
+_CARVED_PER_FRAME = 20_000
 
 
 class StaticMap:
@@ -79,7 +79,7 @@ class StaticMap:
         self._open(reconstruction, chosen)
         surface = _nearest_around(reconstruction.depth, chosen)
         self._carve(surface, reconstruction.intrinsics, T_map_cam)
-        self._add(frame_points(reconstruction).select(self._thinned(chosen)))
+        self._add(frame_points(reconstruction, self._thinned(chosen)))
 
     def cloud(self, min_observations: int = 1, submap: int | None = None) -> PointCloud:
         """Voxels of one submap, the current one by default, that enough frames saw.
