@@ -136,7 +136,7 @@ class FlowConfig:
     finest_scale: int = setting(
         0, "finest pyramid level of the search; 0 is the dense grid", minimum=0, maximum=3
     )
-    patch_stride: int = setting(4, "step between patches", unit="px", minimum=1, maximum=8)
+    patch_stride: int = setting(5, "step between patches", unit="px", minimum=1, maximum=8)
     refinement_iterations: int = setting(
         2, "fixed point iterations of the variational refinement", minimum=0, maximum=10
     )
@@ -278,7 +278,7 @@ class MotionConfig:
     )
     memory: float = setting(
         0.8,
-        "share of the belief that the nearest past partner hands on",
+        "share of the belief that the nearest partner hands on",
         minimum=0.0,
         maximum=0.95,
     )

@@ -1,4 +1,4 @@
-"""Joining the votes of several pairs, and of the past, into one belief per pixel.
+"""Joining the votes of several pairs, and of other frames, into one belief per pixel.
 
 A plain union multiplies false positives: a share of 0.3 % per pair becomes 3 % with ten pairs.
 So evidence is summed as logarithms, bounded both ways: one pair can shout only so loud, and since
@@ -60,21 +60,21 @@ def add(one: Votes, other: Votes) -> Votes:
     )
 
 
-def remember(votes: Votes, belief_past: Floats, to_past: FlowField, memory: float) -> Votes:
-    """Votes that also heed what was believed of the same surface in a past frame.
+def remember(votes: Votes, belief_there: Floats, there: FlowField, memory: float) -> Votes:
+    """Votes that also heed what is believed of the same surface in another frame.
 
     Args:
-        votes: of the present frame.
-        belief_past: (H, W) belief of the past frame.
-        to_past: flow from the present to the past frame.
+        votes: of this frame.
+        belief_there: (H, W) belief of the other frame.
+        there: flow from this to the other frame.
         memory: share of the belief that is handed on.
     """
-    flow = to_past.flow.numpy()
+    flow = there.flow.numpy()
     height, width = flow.shape[:2]
     u = flow[..., 0] + np.arange(width, dtype=np.float32)
     v = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
-    moved = cv2.remap(belief_past, u, v, cv2.INTER_LINEAR)
-    belief = votes.belief + memory * np.where(to_past.valid.numpy(), moved, 0)
+    moved = cv2.remap(belief_there, u, v, cv2.INTER_LINEAR)
+    belief = votes.belief + memory * np.where(there.valid.numpy(), moved, 0)
     return Votes(np.clip(belief, -BELIEF_BOUND, BELIEF_BOUND), votes.evidence, votes.decided)
 
 

@@ -7,7 +7,7 @@ background's parallax, the contrast test and the memory are ours (docs/adr/0003-
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import TypeVar
 
 import numpy as np
@@ -48,7 +48,7 @@ class Segmenter:
     def segment_frame(self, prediction: FramePrediction) -> DynamicMask:
         """Provisional mask (T = 1) of a frame on its arrival, from past partners."""
         index = prediction.index
-        self._forget_pairs_of(index)
+        self._forget_from(index)
         votes = self._arrive(index, prediction.flows, prediction.intrinsics.size)
         return self._mask({index: votes})
 
@@ -61,9 +61,12 @@ class Segmenter:
             prediction: the window.
             indices: frames wanted, oldest first; all of the window if None.
         """
-        wanted = prediction.indices if indices is None else tuple(indices)
         size = prediction.intrinsics.size
-        return self._mask({index: self._final(index, prediction, size) for index in wanted})
+        for index in prediction.indices:
+            if index not in self._arrivals:
+                self._arrive(index, prediction.flows, size)
+        wanted = prediction.indices if indices is None else tuple(indices)
+        return self._mask({index: self._final(index, prediction.flows, size) for index in wanted})
 
     def reset(self) -> None:
         """Forget all frames."""
@@ -74,18 +77,23 @@ class Segmenter:
         """Votes of the past partners, with what the nearest of them was believed to be."""
         past = [flow for flow in flows if flow.source == index and flow.target < index]
         votes = join(_voting(pair_evidence(flow, self._config) for flow in past), size)
-        known = [flow for flow in past if flow.target in self._arrivals]
-        if known:
-            nearest = max(known, key=lambda flow: flow.target)
-            before = self._arrivals[nearest.target].belief
-            votes = remember(votes, before, nearest, self._config.memory)
+        votes = self._with_memory(votes, past, max)
         return _keep(self._arrivals, index, votes, MAX_FRAMES)
 
-    def _final(self, index: int, prediction: WindowPrediction, size: tuple[int, int]) -> Votes:
-        flows = prediction.flows
-        arrival = self._arrivals.get(index) or self._arrive(index, flows, size)
+    def _final(self, index: int, flows: Iterable[FlowField], size: tuple[int, int]) -> Votes:
+        """The arrival's votes, those of the later partners, and what the nearest of them was."""
         later = [flow for flow in flows if flow.source == index and flow.target > index]
-        return add(arrival, join(_voting(self._later_pair(flow) for flow in later), size))
+        votes = join(_voting(self._later_pair(flow) for flow in later), size)
+        return self._with_memory(add(self._arrivals[index], votes), later, min)
+
+    def _with_memory(
+        self, votes: Votes, flows: Iterable[FlowField], nearest: Callable[[Iterable[int]], int]
+    ) -> Votes:
+        known = {flow.target: flow for flow in flows if flow.target in self._arrivals}
+        if not known:
+            return votes
+        target = nearest(known)
+        return remember(votes, self._arrivals[target].belief, known[target], self._config.memory)
 
     def _later_pair(self, flow: FlowField) -> PairEvidence | None:
         key = (flow.source, flow.target)
@@ -93,10 +101,12 @@ class Segmenter:
             return self._pairs[key]
         return _keep(self._pairs, key, pair_evidence(flow, self._config), MAX_PAIRS)
 
-    def _forget_pairs_of(self, index: int) -> None:
-        """Drop pairs of a number that comes anew, after its first frame was dropped."""
-        for key in [key for key in self._pairs if index in key]:
-            del self._pairs[key]
+    def _forget_from(self, index: int) -> None:
+        """Drop what is known of a number that comes anew, after its first frame was dropped."""
+        for pair in [pair for pair in self._pairs if max(pair) >= index]:
+            del self._pairs[pair]
+        for later in [known for known in self._arrivals if known >= index]:
+            del self._arrivals[later]
 
     def _mask(self, votes: dict[int, Votes]) -> DynamicMask:
         masks = [self._clean(vote) for vote in votes.values()]

@@ -1,0 +1,87 @@
+"""Exact flow of a rigid scene with one moving ellipse, from the pinhole equations alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import cv2
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+
+from recon4d_ros.datatypes import FlowField
+
+SIZE = (180, 320)
+FOCAL = 288.0
+STRONG_STRUCTURE = (100.0, 0.0, 100.0)
+
+
+def smooth_noise(seed: int, sigma: float) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=SIZE)
+    smooth = cv2.GaussianBlur(noise, (0, 0), sigma)
+    return smooth / smooth.std()
+
+
+def pixels() -> np.ndarray:
+    return np.stack(np.meshgrid(np.arange(SIZE[1]), np.arange(SIZE[0])), -1).astype(float)
+
+
+def ellipse(centre: tuple[float, float], axes: tuple[float, float]) -> np.ndarray:
+    offset = (pixels() - centre) / axes
+    return (offset**2).sum(-1) < 1
+
+
+def rough_depth() -> np.ndarray:
+    """Pillars before a wall: depth 4 to 9, with steps."""
+    return np.where(smooth_noise(5, 25.0) > 0.5, 4.0, 7.0) + 0.5 * smooth_noise(6, 15.0)
+
+
+@dataclass(frozen=True)
+class FlowScene:
+    """Motion from one frame to the next; partners k frames away see k times as much."""
+
+    translation: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    rotation_deg: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    object_motion: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    moving: np.ndarray = field(default_factory=lambda: ellipse((200, 90), (40, 50)))
+    depth: np.ndarray = field(default_factory=rough_depth)
+    noise_px: float = 0.1
+    structure: tuple[float, float, float] | None = STRONG_STRUCTURE
+
+    def points(self) -> np.ndarray:
+        depth = np.where(self.moving & bool(np.any(self.object_motion)), 4.0, self.depth)
+        rays = (pixels() - [(SIZE[1] - 1) / 2, (SIZE[0] - 1) / 2]) / FOCAL
+        return np.concatenate([rays, np.ones((*SIZE, 1))], -1) * depth[..., None]
+
+    def pose(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
+        """R and t that take this frame's camera coordinates to those `frames` later."""
+        R = Rotation.from_rotvec(np.deg2rad(self.rotation_deg) * frames).as_matrix()
+        return R, np.array(self.translation) * frames
+
+    def flow(self, source: int, target: int) -> FlowField:
+        frames = target - source
+        R, t = self.pose(frames)
+        moved = self.points() + self.moving[..., None] * np.array(self.object_motion) * frames
+        moved = moved @ R.T + t
+        landing = moved[..., :2] / moved[..., 2:] * FOCAL
+        landing += [(SIZE[1] - 1) / 2, (SIZE[0] - 1) / 2]
+        seeds = (source * 100 + target * 2, source * 100 + target * 2 + 1)
+        noise = np.stack([smooth_noise(abs(seed) + 10, 3.0) for seed in seeds], -1)
+        flow = landing - pixels() + self.noise_px * noise
+        valid = ((landing >= 0) & (landing <= [SIZE[1] - 1, SIZE[0] - 1])).all(-1)
+        structure = None
+        if self.structure is not None:
+            structure = torch.tensor(self.structure).expand(*SIZE, 3).contiguous()
+        return FlowField(
+            source,
+            target,
+            torch.from_numpy(flow.astype(np.float32)),
+            torch.from_numpy(valid),
+            structure,
+        )
+
+    def arrival(self, index: int, offsets: tuple[int, ...] = (3, 6, 9)) -> SimpleNamespace:
+        """The part of a FramePrediction that masks need."""
+        flows = tuple(self.flow(index, index - k) for k in offsets)
+        return SimpleNamespace(index=index, flows=flows, intrinsics=SimpleNamespace(size=SIZE))
