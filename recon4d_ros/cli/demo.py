@@ -63,7 +63,8 @@ _EPILOG = """examples:
   recon4d demo --out demo_walking --sequence walking/
 """
 
-_MADE = ("sequence", "bag", "recording", "logs", "summary.png", "map.ply")
+_SEQUENCE = "sequence"
+_MADE = (_SEQUENCE, "bag", "recording", "logs", "summary.png", "map.ply")
 _MADE_TOO = ("trajectory.tum", "report.json")
 _START_S, _PLAY_SLACK_S = 60.0, 60.0
 # The node publishes its map once a second, and needs a moment for the last images.
@@ -93,6 +94,7 @@ class DemoOptions:
         out: folder of the results.
         sequence: what to play; None renders the scene.
         num_frames: of the rendered scene.
+        rate: playing speed; below 1 for a machine that is slow or busy.
         overwrite: replace the results of an earlier demo.
         node: command of the node, without its ROS arguments.
     """
@@ -100,6 +102,7 @@ class DemoOptions:
     out: Path
     sequence: Path | None = None
     num_frames: int = 120
+    rate: float = 1.0
     overwrite: bool = False
     node: Sequence[str] = (sys.executable, "-m", "recon4d_ros.ros.node")
 
@@ -118,7 +121,14 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         "--sequence", metavar="FOLDER", type=Path, help="play this instead of a rendered scene"
     )
     parser.add_argument(
-        "--frames", metavar="N", type=int, default=120, help="length of the rendered scene"
+        "--frames", metavar="N", type=_count, default=120, help="length of the rendered scene"
+    )
+    parser.add_argument(
+        "--rate",
+        metavar="R",
+        type=_positive,
+        default=1.0,
+        help="playing speed; below 1 for a machine that is slow or busy (default 1)",
     )
     parser.add_argument(
         "--overwrite", action="store_true", help="replace the results of an earlier demo"
@@ -126,9 +136,24 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     parser.set_defaults(run=run)
 
 
+def _positive(text: str) -> float:
+    number = float(text)
+    if not 0.0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not above 0")
+    return number
+
+
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 3:
+        raise argparse.ArgumentTypeError(f"{number} is below 3, too few to align a trajectory")
+    return number
+
+
 def run(args: argparse.Namespace) -> int:
     """Run the demo and print its table; 0."""
-    figures = run_demo(DemoOptions(args.out, args.sequence, args.frames, args.overwrite))
+    options = DemoOptions(args.out, args.sequence, args.frames, args.rate, args.overwrite)
+    figures = run_demo(options)
     print("\n".join(table(figures)))
     print(f"\nresults in {args.out}: summary.png, map.ply, recording/")
     return 0
@@ -182,7 +207,7 @@ def _sequence(options: DemoOptions) -> SequenceFolder:
     torch.set_num_threads(1)
     scene = scenes.demo(options.num_frames)
     camera = CameraModel(scene.intrinsics)
-    return write_sequence(options.out / "sequence", camera, _samples(scene))
+    return write_sequence(options.out / _SEQUENCE, camera, _samples(scene))
 
 
 def _samples(scene: Scene) -> Iterator[SequenceSample]:
@@ -196,7 +221,7 @@ def _samples(scene: Scene) -> Iterator[SequenceSample]:
 def _perform(options: DemoOptions, sequence: SequenceFolder) -> None:
     """Node, recorder and player, until everything is recorded."""
     stamps = [entry.stamp_ns for entry in sequence.entries]
-    duration_s = (stamps[-1] - stamps[0]) * 1e-9
+    duration_s = (stamps[-1] - stamps[0]) * 1e-9 / options.rate
     recording = options.out / "recording"
     with ProcessGroup(options.out / "logs", _environment(options.out)) as group:
         node = group.start("node", [*options.node, *_node_arguments()])
@@ -204,7 +229,7 @@ def _perform(options: DemoOptions, sequence: SequenceFolder) -> None:
         group.wait_until(
             recording.exists, "hear the node", _START_S, recorder, alive=(node, recorder)
         )
-        player = group.start("player", _player_command(options.out / "bag"))
+        player = group.start("player", _player_command(options))
         _show_playing(group, duration_s, player, (node, recorder))
         if player.popen.returncode != 0:
             raise player.failure(f"ended with code {player.popen.returncode}")
@@ -252,10 +277,11 @@ def _recorder_command(recording: Path) -> list[str]:
     return [sys.executable, "-m", "recon4d_ros.ros.recorder", str(recording), *topics]
 
 
-def _player_command(bag: Path) -> list[str]:
+def _player_command(options: DemoOptions) -> list[str]:
     # The node and the recorder.
     waiting = ["--wait-for", IMAGE_TOPIC, "--subscribers", "2"]
-    return [sys.executable, "-m", "recon4d_ros.cli.main", "play", str(bag), *waiting]
+    program = [sys.executable, "-m", "recon4d_ros.cli.main", "play", str(options.out / "bag")]
+    return [*program, "--rate", str(options.rate), *waiting]
 
 
 def _write_results(
@@ -279,7 +305,7 @@ def _summary(recorded: RecordedRun, sequence: SequenceFolder, figures: RunFigure
     depth = next(depth for each, depth in recorded.depths() if each == stamp)
     mask = next(mask for each, mask in recorded.masks() if each == stamp)
     return Summary(
-        title=f"recon4d demo: {sequence.name}",
+        title=f"recon4d demo: {'rendered room' if sequence.name == _SEQUENCE else sequence.name}",
         subtitle=_headline(figures),
         rgb=images[stamp].load(),
         depth=torch.from_numpy(depth),
