@@ -208,9 +208,10 @@ def test_a_base_frame_is_published_once_its_mount_is_known():
         assert probe.event("frames_found")
 
 
-def test_the_map_is_saved_into_the_configured_folder(tmp_path):
+def test_the_map_is_saved_into_the_configured_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
     folder = tmp_path / "maps"
-    with session(topics=("pose",), output__save_folder=str(folder)) as (probe, _, _):
+    with session(topics=("pose",), output__save_folder="~/maps") as (probe, _, _):
         probe.connected()
         answer = call(probe, "recon4d_node/save_map")
         assert not answer.success
@@ -223,9 +224,10 @@ def test_the_map_is_saved_into_the_configured_folder(tmp_path):
         assert all(file.read_bytes().startswith(b"ply\nformat binary") for file in files)
 
 
-def test_a_folder_that_cannot_be_made_is_an_answer_not_a_crash(tmp_path):
+@pytest.mark.parametrize("name", ["file/maps", ""])
+def test_a_folder_that_cannot_be_made_is_an_answer_not_a_crash(tmp_path, name):
     (tmp_path / "file").write_text("")
-    folder = str(tmp_path / "file" / "maps")
+    folder = str(tmp_path / name) if name else ""
     with session(topics=("pose",), output__save_folder=folder) as (probe, _, _):
         probe.connected()
         probe.send_and_wait()

@@ -13,7 +13,6 @@ import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import rclpy
@@ -307,7 +306,7 @@ class Recon4DNode(LifecycleNode):
 
     def _serve_save_map(self, _: Trigger.Request, answer: Trigger.Response) -> Trigger.Response:
         assert self._configured is not None
-        folder = Path(self._configured.config.output.save_folder)
+        folder = self._configured.config.output.save_folder
         try:
             path = self._configured.perception.save_map(folder)
             answer.success, answer.message = True, str(path)

@@ -129,8 +129,8 @@ class Perception:
         with self._lock:
             self._restart(reason, self._status.last_stamp_ns)
 
-    def save_map(self, folder: Path) -> Path:
-        """Write the static map as a new PLY file into `folder`.
+    def save_map(self, folder: str) -> Path:
+        """Write the static map as a new PLY file into `folder` (a leading ~ is the user's home).
 
         Raises:
             OutputError: there is no map yet, or it cannot be written.
@@ -238,17 +238,20 @@ class Perception:
         self._statistics.stages(step.stage_seconds)
 
 
-def _new_file(folder: Path, stem: str) -> Path:
-    """A path in `folder` (made if need be) that does not exist yet.
+def _new_file(folder_text: str, stem: str) -> Path:
+    """A path in a folder (made if need be) that does not exist yet.
 
     Raises:
-        OutputError: the folder cannot be made.
+        OutputError: no folder is configured, or it cannot be made.
     """
+    if not folder_text:
+        raise OutputError("output.save_folder is empty; set it to the folder for maps")
     try:
+        folder = Path(folder_text).expanduser()
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # RuntimeError: there is no home
         raise OutputError(
-            f"cannot make the folder {folder}: {error.strerror}; set output.save_folder to a "
+            f"cannot make the folder '{folder_text}': {error}; set output.save_folder to a "
             "folder that can be written"
         ) from error
     names = (f"{stem}{suffix}.ply" for suffix in ("", *(f"_{n}" for n in range(1, 10_000))))

@@ -22,7 +22,7 @@ from rclpy.publisher import Publisher
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import Reader, ReaderError
+from rosbags.rosbag2 import Reader
 from rosgraph_msgs.msg import Clock
 from tqdm import tqdm
 
@@ -30,6 +30,7 @@ from recon4d_ros.errors import MissingPrerequisiteError, SourceError
 from recon4d_ros.ros.profile import ensure_transport_profile
 from recon4d_ros.ros.signals import StopRequest
 from recon4d_ros.ros.stamps import time_message
+from recon4d_ros.storage.bag import DAMAGE
 
 _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 # Between two messages the clock goes on in these steps, and signals are looked at.
@@ -178,7 +179,7 @@ class _Player:
         start_ns, start_s = self._reader.start_time, time.monotonic()
         duration_s = self._reader.duration / 1e9
         with tqdm(total=duration_s, unit="s", desc="playing", bar_format=_BAR) as progress:
-            for connection, stamp_ns, content in self._reader.messages(self._connections):
+            for connection, stamp_ns, content in self._messages():
                 since_s = (stamp_ns - start_ns) / 1e9
                 self._wait_until(start_s + since_s / self._options.rate, stamp_ns)
                 if self._stop.is_set:
@@ -186,6 +187,9 @@ class _Player:
                 self._tell_time(stamp_ns)
                 self._publishers[connection.topic].publish(bytes(content))
                 progress.update(since_s - progress.n)
+
+    def _messages(self) -> Iterator[tuple[Connection, int, bytes]]:
+        return _messages(self._options.bag, self._reader, self._connections)
 
     def wait_until_received(self) -> None:
         """Give reliable subscribers a moment to receive the last messages."""
@@ -244,11 +248,29 @@ def _ros_node(remap: tuple[str, ...]) -> Iterator[Node]:
 
 @contextmanager
 def _open(path: Path) -> Iterator[Reader]:
+    with _reading(path):
+        reader = Reader(path)
+        reader.open()
     try:
-        with Reader(path) as reader:
-            yield reader
-    except (ReaderError, OSError) as error:
-        reason = " ".join(str(error).split())
+        yield reader
+    finally:
+        reader.close()
+
+
+def _messages(
+    path: Path, reader: Reader, connections: list[Connection]
+) -> Iterator[tuple[Connection, int, bytes]]:
+    """Topic, time of recording in ns and content of every message, in order."""
+    with _reading(path):
+        yield from reader.messages(connections)
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except DAMAGE as error:
+        reason = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(
             f"cannot play the bag {path}: {reason}; expected a complete rosbag2 (mcap or "
             "sqlite3); record it again, or 'ros2 bag reindex' may mend it"

@@ -47,7 +47,7 @@ _DECODERS: Mapping[str, Callable[[Any], Tensor]] = {
 _TYPES = get_typestore(Stores.ROS2_JAZZY)
 
 # What rosbags and its parsers raise on damaged files, beside their own errors.
-_DAMAGE = (
+DAMAGE = (
     AnyReaderError,
     ReaderError,
     SerdeError,
@@ -157,7 +157,7 @@ class BagRecording:
 def _stamped_image(msgtype: str, received_ns: int, content: bytes) -> StampedImage:
     try:
         message: Any = _TYPES.deserialize_cdr(content, msgtype)
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = f"its {len(content)} bytes are no {msgtype} ({error}); record the bag again"
         return StampedImage(received_ns, partial(_refuse, reason))
     return StampedImage(stamp_ns(message.header.stamp), partial(_DECODERS[msgtype], message))
@@ -172,7 +172,7 @@ def _reading(path: Path) -> Iterator[None]:
     """Turn what a damaged file provokes in the parsers into one clear error."""
     try:
         yield
-    except _DAMAGE as error:
+    except DAMAGE as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise SourceError(
             f"cannot read the bag {path}: {reason}; expected a complete rosbag2 (mcap, sqlite3); "
