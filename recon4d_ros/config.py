@@ -308,6 +308,13 @@ class MapConfig:
     min_confidence: float = setting(
         0.3, "least confidence of a mapped pixel over the frame's median", minimum=0.0, maximum=1.0
     )
+    edge_ratio: float = setting(
+        0.05,
+        "a pixel is mapped where the depths of its 3x3 pixels differ by at most this share of the "
+        "least; across outlines depth is smeared",
+        minimum=0.001,
+        maximum=10.0,
+    )
     carve_margin: float = setting(
         0.2,
         "a voxel nearer than the depth seen behind it by this share of that depth is seen through",

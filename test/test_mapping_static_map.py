@@ -28,7 +28,7 @@ torch.set_num_threads(1)
 
 H, W = 24, 32
 K = Intrinsics(30.0, 30.0, 15.5, 11.5, W, H)
-EVERY_PIXEL = MapConfig(pixel_stride=1)
+EVERY_PIXEL = MapConfig(pixel_stride=1, edge_ratio=10.0)
 
 
 def reconstruction(
@@ -124,6 +124,17 @@ def test_only_static_known_confident_pixels_enter() -> None:
     chosen = mappable(frame, EVERY_PIXEL)
     assert chosen.any() and not chosen[5, 5:9].any()
     assert not (chosen & (frame.dynamic_mask | frame.filled | frame.depth.isnan())).any()
+
+
+def test_pixels_across_outlines_stay_out() -> None:
+    frame = plane(3.0)
+    frame.depth[8:16, 10:20] = 1.5
+    frame.depth[:, 25:] += 0.01 * torch.arange(W - 25)  # a slanted wall is no outline
+    chosen = mappable(frame, MapConfig())
+    expected = torch.ones(H, W) > 0
+    expected[7:17, 9:21] = False
+    expected[9:15, 11:19] = True
+    assert torch.equal(chosen, expected)
 
 
 def test_frames_without_pose_or_pixels_change_nothing() -> None:

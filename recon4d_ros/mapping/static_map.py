@@ -193,7 +193,7 @@ class StaticMap:
 
 
 def mappable(reconstruction: Reconstruction, config: MapConfig) -> Tensor:
-    """(H, W) bool: static pixels with a depth of their own and enough confidence.
+    """(H, W) bool: static pixels with a depth of their own, on a surface, with enough confidence.
 
     Confidence is in the predictor's own scale, so it is compared with the frame's median.
     """
@@ -203,7 +203,13 @@ def mappable(reconstruction: Reconstruction, config: MapConfig) -> Tensor:
     if not bool(known.any()):
         return known
     least = config.min_confidence * float(confidence[known].median())
-    return known & (confidence >= least)
+    return known & (confidence >= least) & _is_even(reconstruction.depth, known, config.edge_ratio)
+
+
+def _is_even(depth: Tensor, known: Tensor, ratio: float) -> Tensor:
+    """(H, W) bool: the known depths among 3x3 pixels differ by at most a share of the least."""
+    nearest, farthest = _nearest_around(depth, known), -_nearest_around(-depth, known)
+    return farthest <= (1.0 + ratio) * nearest
 
 
 def _nearest_around(depth: Tensor, chosen: Tensor) -> Tensor:
