@@ -112,7 +112,7 @@ class Tracks:
 
     Attributes:
         ids: (N,) int64, the same physical track keeps its id from window to window.
-        uv: (T, N, 2) float32, px of the dense grid; NaN where not tracked.
+        uv: (T, N, 2) float32, px of the frames' own size; NaN where not tracked.
         visibility: (T, N) float32 in [0, 1].
         mobility: (T, N) float32 in [0, 1], probability that the point moves in the world.
     """

@@ -34,17 +34,27 @@ def follow(
     Returns:
         (N, 2) px positions and (N,) bool: tracked, consistent and inside the image.
     """
+    new, mismatch = sought(before, after, uv, guess)
+    return new, mismatch < max_mismatch_px
+
+
+def sought(before: Grey, after: Grey, uv: Array, guess: Array) -> tuple[Array, Array]:
+    """As `follow`, but leaves it to the caller to judge.
+
+    Returns:
+        (N, 2) px positions and (N,) px distance from the start after tracking back, infinite
+        where nothing was found inside the image.
+    """
     if len(uv) == 0:
-        return uv.copy(), np.zeros(0, bool)
+        return uv.copy(), np.zeros(0)
     start = uv.astype(np.float32)[:, None]
     there, ok = _lucas_kanade(before, after, start, guess.astype(np.float32)[:, None])
     back, ok_back = _lucas_kanade(after, before, there, start)
     height, width = before.shape
     new = there[:, 0].astype(np.float64)
-    good = ok & ok_back & (np.linalg.norm((back - start)[:, 0], axis=1) < max_mismatch_px)
-    good &= (new >= _BORDER_PX).all(axis=1)
+    good = ok & ok_back & (new >= _BORDER_PX).all(axis=1)
     good &= (new[:, 0] < width - _BORDER_PX) & (new[:, 1] < height - _BORDER_PX)
-    return new, good
+    return new, np.where(good, np.linalg.norm((back - start)[:, 0], axis=1), np.inf)
 
 
 def _lucas_kanade(
