@@ -136,7 +136,7 @@ class FlowConfig:
     finest_scale: int = setting(
         0, "finest pyramid level of the search; 0 is the dense grid", minimum=0, maximum=3
     )
-    patch_stride: int = setting(5, "step between patches", unit="px", minimum=1, maximum=8)
+    patch_stride: int = setting(4, "step between patches", unit="px", minimum=1, maximum=8)
     refinement_iterations: int = setting(
         2, "fixed point iterations of the variational refinement", minimum=0, maximum=10
     )
@@ -241,7 +241,7 @@ class MotionConfig:
         choices=("hysteresis", "union"),
     )
     threshold_px: float = setting(
-        0.8,
+        0.7,
         "least distance from the epipolar line that speaks for motion",
         unit="px",
         minimum=0.1,

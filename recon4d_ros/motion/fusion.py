@@ -22,10 +22,10 @@ Bools = NDArray[np.bool_]
 
 # Bounds of one pair's vote and of the belief, in units of log(residual^2 / threshold^2).
 MOTION_VOTE = 2.0
-REST_VOTE = 0.25
+REST_VOTE = 0.4
 BELIEF_BOUND = 6.0
-# A moving part holds at least one pixel believed to move as if two pairs had said so.
-SEED_BELIEF = 3.0
+# A moving part holds at least one pixel believed to move as if two pairs had shouted so.
+SEED_BELIEF = 3.5
 
 
 @dataclass(frozen=True, eq=False)
