@@ -99,6 +99,7 @@ class Odometry:
         self.poses: dict[int, Array] = {}
         self._config = config
         self._window = window
+        self._lag = window // 2
         self._focal_known = known
         self._table = TrackTable(config.max_points, window + config.num_keyframes + 1)
         self._recent: list[int] = []
@@ -332,7 +333,18 @@ class Odometry:
         frames = [*outside, *inside]
         uv = np.full((len(rows), len(frames), 2), np.nan)
         uv[:, len(outside) :] = self.camera.normalised(table.uv[np.ix_(rows, columns)])
-        free = np.arange(len(frames)) >= max(len(outside), 1)
+        import os
+
+        mode = os.environ.get("MODE", "a")
+        if mode == "a":
+            free = np.arange(len(frames)) >= max(len(outside), 1)
+        if mode == "b":
+            free = np.array(frames) >= self._recent[0]
+        if mode == "c":
+            free = np.array(frames) > self._recent[-1] - 9
+        if mode == "d":
+            free = np.array(frames) > self._recent[-1] - 7
+        free[0] = False
         prior = table.rho_prior[rows]
         sure = table.rho_sigma[rows] < _SURE * table.rho[rows]
         problem = bundle.Problem(
@@ -368,16 +380,21 @@ class Odometry:
     def _regauged(
         self, frames: list[int], solution: bundle.Solution, problem: bundle.Problem
     ) -> bundle.Solution:
-        """Without two fixed frames nothing holds the scale: keep the first keyframes' distance."""
-        later = [frame for frame in self._keyframes if frame != frames[0]]
-        if (~problem.free).sum() > 1 or not later:
+        """Without two fixed frames nothing holds the scale: keep the way that is settled.
+
+        The older half of the frames, or the two frames of the bootstrap, stay as far from the
+        first one as they were.
+        """
+        if (~problem.free).sum() > 1:
             return solution
-        row = frames.index(later[0])
+        settled = frames[1 : max(len(frames) - self._lag, 0)]
+        rows = [frames.index(frame) for frame in settled or self._keyframes[1:2]]
         before, after = (
-            np.linalg.norm((T[row] @ rigid.inverse(T[0]))[:3, 3])
+            (rigid.inverse(T[rows]) - rigid.inverse(T[0]))[:, :3, 3]
             for T in (problem.T_cam_world, solution.T_cam_world)
         )
-        return solution.scaled(float(before / after)) if before > 0 and after > 0 else solution
+        factor = float((before * after).sum() / max((after**2).sum(), 1e-12))
+        return solution.scaled(factor) if factor > 0.1 else solution
 
     # ------------------------------------------------------------------ small things
     def _column_or_none(self, frame: int) -> int:
