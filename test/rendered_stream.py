@@ -1,0 +1,23 @@
+"""Small rendered streams, shared by the tests that need images."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+from recon4d_ros.datatypes import Frame, Window
+from recon4d_ros.synthetic import scenes
+from recon4d_ros.synthetic.renderer import RenderedFrame, render
+
+
+@lru_cache(maxsize=None)
+def rendered(name: str, index: int, width: int = 320, length: int = 60) -> RenderedFrame:
+    return render(scenes.named(name, length, width), index)
+
+
+def frames(name: str, count: int, width: int = 320) -> tuple[Frame, ...]:
+    return tuple(rendered(name, index, width).frame for index in range(count))
+
+
+def windows(stream: tuple[Frame, ...], size: int = 12, stride: int = 4) -> list[Window]:
+    ends = range(stride, len(stream) + 1, stride)
+    return [Window(stream[max(0, end - size) : end], stride) for end in ends]
