@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from scipy.spatial import cKDTree
 
-from recon4d_ros.config import OdometryConfig
+from recon4d_ros.config import OdometryConfig, WindowConfig
 from recon4d_ros.datatypes import TrackingState
 from recon4d_ros.predictors.classical import bundle, rigid
 from recon4d_ros.predictors.classical.bootstrap import (
@@ -93,15 +93,16 @@ class Odometry:
         poses: T_cam_world (4, 4) of the remembered frames.
     """
 
-    def __init__(self, config: OdometryConfig, window: int, camera: Pinhole, known: bool) -> None:
+    def __init__(
+        self, config: OdometryConfig, window: WindowConfig, camera: Pinhole, known: bool
+    ) -> None:
         self.camera = camera
         self.ready = False
         self.poses: dict[int, Array] = {}
         self._config = config
         self._window = window
-        self._lag = window // 2
         self._focal_known = known
-        self._table = TrackTable(config.max_points, window + config.num_keyframes + 1)
+        self._table = TrackTable(config.max_points, window.size + config.num_keyframes + 1)
         self._recent: list[int] = []
         self._keyframes: list[int] = []
         self._keyframe_points = 0
@@ -309,7 +310,7 @@ class Odometry:
 
     def _forget(self) -> None:
         """Drop what falls out of the window, and the oldest keyframe beyond the bound."""
-        while len(self._recent) > self._window:
+        while len(self._recent) > self._window.size:
             frame = self._recent.pop(0)
             if frame not in self._keyframes:
                 self._table.close_column(frame)
@@ -333,17 +334,8 @@ class Odometry:
         frames = [*outside, *inside]
         uv = np.full((len(rows), len(frames), 2), np.nan)
         uv[:, len(outside) :] = self.camera.normalised(table.uv[np.ix_(rows, columns)])
-        import os
-
-        mode = os.environ.get("MODE", "a")
-        if mode == "a":
-            free = np.arange(len(frames)) >= max(len(outside), 1)
-        if mode == "b":
-            free = np.array(frames) >= self._recent[0]
-        if mode == "c":
-            free = np.array(frames) > self._recent[-1] - 9
-        if mode == "d":
-            free = np.array(frames) > self._recent[-1] - 7
+        # What was handed out as final stays: a pose that still moved would tear the path.
+        free = np.array(frames) >= self._recent[-1] - self._window.final_lag
         free[0] = False
         prior = table.rho_prior[rows]
         sure = table.rho_sigma[rows] < _SURE * table.rho[rows]
@@ -380,21 +372,16 @@ class Odometry:
     def _regauged(
         self, frames: list[int], solution: bundle.Solution, problem: bundle.Problem
     ) -> bundle.Solution:
-        """Without two fixed frames nothing holds the scale: keep the way that is settled.
-
-        The older half of the frames, or the two frames of the bootstrap, stay as far from the
-        first one as they were.
-        """
-        if (~problem.free).sum() > 1:
+        """Without two fixed frames nothing holds the scale: keep the first keyframes' distance."""
+        later = [frame for frame in self._keyframes if frame != frames[0]]
+        if (~problem.free).sum() > 1 or not later:
             return solution
-        settled = frames[1 : max(len(frames) - self._lag, 0)]
-        rows = [frames.index(frame) for frame in settled or self._keyframes[1:2]]
+        row = frames.index(later[0])
         before, after = (
-            (rigid.inverse(T[rows]) - rigid.inverse(T[0]))[:, :3, 3]
+            np.linalg.norm((T[row] @ rigid.inverse(T[0]))[:3, 3])
             for T in (problem.T_cam_world, solution.T_cam_world)
         )
-        factor = float((before * after).sum() / max((after**2).sum(), 1e-12))
-        return solution.scaled(factor) if factor > 0.1 else solution
+        return solution.scaled(float(before / after)) if before > 0 and after > 0 else solution
 
     # ------------------------------------------------------------------ small things
     def _column_or_none(self, frame: int) -> int:

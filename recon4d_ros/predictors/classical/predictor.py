@@ -143,7 +143,7 @@ class ClassicalPredictor:
         pinhole = Pinhole(camera.fx, camera.fy, camera.cx, camera.cy)
         self._gauge_start = index
         known = self._source is IntrinsicsSource.GIVEN
-        return Odometry(self._config.odometry, self._config.window.size, pinhole, known)
+        return Odometry(self._config.odometry, self._config.window, pinhole, known)
 
     def _advance(self, frame: Frame, grey: Grey) -> Tracked:
         assert self._odometry is not None
