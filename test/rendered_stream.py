@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 from recon4d_ros.datatypes import Frame, Window
 from recon4d_ros.synthetic import scenes
 from recon4d_ros.synthetic.renderer import RenderedFrame, render
 
 
-@lru_cache(maxsize=None)
+@cache
 def rendered(name: str, index: int, width: int = 320, length: int = 60) -> RenderedFrame:
     return render(scenes.named(name, length, width), index)
 
