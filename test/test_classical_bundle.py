@@ -26,11 +26,11 @@ def test_rigid_motions_equal_the_torch_ones(xi):
     assert np.allclose(rigid.inverse(T) @ T, np.eye(4), atol=1e-12)
 
 
-@given(twists, st.floats(1e-12, 1e-5))
+@given(twists, st.floats(1e-12, 1e-2))
 @settings(max_examples=30, deadline=None)
 def test_small_motions_are_exact(xi, size):
     expected = se3.exp(torch.from_numpy(xi * size)).numpy()
-    assert np.allclose(rigid.exp(xi * size), expected, rtol=0, atol=1e-15)
+    assert np.allclose(rigid.exp(xi * size), expected, rtol=0, atol=1e-13)
 
 
 @given(twists, twists)

@@ -24,10 +24,10 @@ def exp(xi: Array) -> Array:
     """Rigid motions (..., 4, 4) of (..., 6) twists, translation part first."""
     v, w = xi[..., :3], xi[..., 3:]
     angle = np.linalg.norm(w, axis=-1)[..., None, None]
-    small = angle < 1e-6
+    small = angle < 1e-4
     safe = np.where(small, 1.0, angle)
     a = np.where(small, 1.0 - angle**2 / 6, np.sin(safe) / safe)
-    b = np.where(small, 0.5 - angle**2 / 24, (1 - np.cos(safe)) / safe**2)
+    b = np.where(small, 0.5 - angle**2 / 24, 2 * (np.sin(safe / 2) / safe) ** 2)
     c = np.where(small, 1 / 6 - angle**2 / 120, (1 - a) / safe**2)
     W = skew(w)
     W2 = W @ W
