@@ -1,4 +1,4 @@
-"""Write config/recon4d.yaml and docs/parameters.md from config.py (`make docs`)."""
+"""Write config/recon4d.yaml and docs/parameters.md from the config package (`make docs`)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ YAML_PATH = Path("config/recon4d.yaml")
 MARKDOWN_PATH = Path("docs/parameters.md")
 
 _YAML_HEAD = """\
-# Every parameter with its default. Generated from recon4d_ros/config.py by `make docs`:
+# Every parameter with its default. Generated from recon4d_ros/config/ by `make docs`:
 # edit a copy.
 # For the node: ros2 run recon4d_ros recon4d_node --ros-args --params-file FILE
 # For files:    recon4d run SOURCE --out DIR --config FILE
@@ -26,7 +26,7 @@ _YAML_HEAD = """\
 _MARKDOWN_HEAD = """\
 # Parameters
 
-Generated from `recon4d_ros/config.py` by `make docs`.
+Generated from `recon4d_ros/config/` by `make docs`.
 
 The node takes them as ROS parameters, the command line as `--set name=value` or `--config FILE`;
 `config/recon4d.yaml` holds all of them and serves both. A name that does not exist or a value out
