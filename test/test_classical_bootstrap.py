@@ -1,0 +1,98 @@
+"""The first structure from exact and noisy tracks of point scenes."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from sparse_scene import FOCAL, Path, bearings, inverse_depths, project
+
+from recon4d_ros.predictors.classical import rigid
+from recon4d_ros.predictors.classical.bootstrap import (
+    Structure,
+    Views,
+    bootstrap,
+    rotation_between,
+)
+
+SIDEWAYS = Path()
+FORWARD = Path(rotvec=(0.0, 0.0, 0.0), translation=(0.0, 0.0, -0.05))
+TURNING = Path(rotvec=(0.006, 0.02, -0.008), translation=(-0.04, 0.01, -0.02))
+
+
+def views_of(path: Path, count: int = 200, noise_px: float = 0.1, moving: float = 0.0) -> Views:
+    """What the odometry hands over: rotations are known as far as rotation alone explains them."""
+    poses = path.poses()
+    ray, rho = bearings(count, 1), inverse_depths(count, 1)
+    random = np.random.default_rng(2)
+    drift = random.normal(size=(count, 2)) * 0.01 * (random.random(count) < moving)[:, None]
+    base = rigid.inverse(poses[0])
+    uv = np.stack([project(T @ base, ray, rho) + k * drift for k, T in enumerate(poses)], axis=1)
+    uv += random.normal(size=uv.shape) * noise_px / FOCAL
+    guesses = [np.eye(3)]
+    residual = 0.0
+    for frame in range(1, len(poses)):
+        R, residual = rotation_between(uv[:, [0, frame]], guesses[-1], FOCAL)
+        guesses.append(R)
+    return Views(uv, np.stack(guesses), residual, FOCAL, 0.3)
+
+
+def relative_errors(found: Structure, path: Path, count: int = 200) -> tuple[float, float]:
+    """Median relative error of the inverse depths, and of the last camera's place, up to scale."""
+    rho, T = inverse_depths(count, 1), path.poses()
+    T_last = T[-1] @ rigid.inverse(T[0])
+    scale = np.median(found.rho / rho)
+    place = -T_last[:3, :3].T @ T_last[:3, 3] / scale
+    ours = -found.T_cam_first[-1][:3, :3].T @ found.T_cam_first[-1][:3, 3]
+    depth_error = np.median(np.abs(found.rho / (rho * scale) - 1))
+    return float(depth_error), float(np.linalg.norm(ours - place) / np.linalg.norm(place))
+
+
+@pytest.mark.parametrize("path", [SIDEWAYS, FORWARD, TURNING], ids=["sideways", "forward", "turn"])
+def test_structure_is_recovered_up_to_scale(path):
+    found = bootstrap(views_of(path))
+    assert found is not None
+    depth_error, place_error = relative_errors(found, path)
+    assert depth_error < 0.03
+    assert place_error < 0.05
+    assert np.allclose(found.T_cam_first[0], np.eye(4), atol=1e-9)
+    assert np.median(found.rho) == pytest.approx(1.0)
+    assert np.nanmedian(found.residual_px) < 0.3
+
+
+@given(
+    st.lists(st.floats(-0.01, 0.01), min_size=3, max_size=3),
+    st.floats(0, 2 * np.pi),
+    st.floats(-0.7, 0.7),
+)
+@settings(max_examples=10, deadline=None)
+def test_any_direction_of_motion_will_do(rotvec, azimuth, elevation):
+    horizontal = np.cos(elevation)
+    step = 0.05 * np.array(
+        [horizontal * np.cos(azimuth), np.sin(elevation), horizontal * np.sin(azimuth)]
+    )
+    path = Path(tuple(rotvec), tuple(step))
+    found = bootstrap(views_of(path, noise_px=0.05))
+    assert found is not None
+    assert relative_errors(found, path)[0] < 0.05
+
+
+def test_a_quarter_of_moving_points_does_no_harm():
+    found = bootstrap(views_of(SIDEWAYS, count=300, moving=0.25))
+    assert found is not None
+    depth_error, place_error = relative_errors(found, SIDEWAYS, count=300)
+    assert depth_error < 0.05
+    assert place_error < 0.1
+
+
+@pytest.mark.parametrize("rotvec", [(0.0, 0.02, 0.0), (0.01, 0.005, 0.02), (0.0, 0.0, 0.0)])
+def test_without_translation_there_is_no_structure(rotvec):
+    """A camera that turns or stands: noise alone must not pass for depth."""
+    path = Path(rotvec=rotvec, translation=(0.0, 0.0, 0.0))
+    for noise_px in (0.05, 0.3):
+        assert bootstrap(views_of(path, noise_px=noise_px)) is None
+
+
+def test_equal_input_gives_equal_structure():
+    first, second = (bootstrap(views_of(TURNING)) for _ in range(2))
+    assert np.array_equal(first.rho, second.rho)
+    assert np.array_equal(first.T_cam_first, second.T_cam_first)
