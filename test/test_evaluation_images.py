@@ -104,11 +104,14 @@ def test_mask_figures_by_hand():
     assert report.flagged_share == 0.5
 
 
-def test_empty_masks_agree_and_missing_ones_flag_nothing():
+def test_empty_masks_agree_a_false_alarm_does_not_and_missing_ones_flag_nothing():
     empty, full = np.zeros(SHAPE, bool), np.ones(SHAPE, bool)
     agreed = evaluate_masks([MaskFrame(empty, empty)])
     assert agreed.iou == 1
     assert np.isnan(agreed.recall)
+    one_pixel = empty.copy()
+    one_pixel[0, 0] = True
+    assert evaluate_masks([MaskFrame(empty, one_pixel)]).iou == 0
     missing = evaluate_masks([MaskFrame(full, None)])
     assert (missing.iou, missing.recall, missing.flagged_share) == (0, 0, 0)
     with pytest.raises(EvaluationError, match="masks"):

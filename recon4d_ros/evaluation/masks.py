@@ -30,8 +30,9 @@ class MaskReport:
     """Mask figures of a sequence, each a mean over its frames.
 
     Attributes:
-        iou: intersection over union; 1 where both masks are empty (Perazzi et al., "A benchmark
-            dataset and evaluation methodology for video object segmentation", CVPR 2016).
+        iou: intersection over union; where nothing moves 1 if nothing is flagged, else 0
+            (Perazzi et al., "A benchmark dataset and evaluation methodology for video object
+            segmentation", CVPR 2016).
         recall: true pixels found, over the frames that have true pixels; NaN if none has.
         precision: flagged pixels that are true, over the frames with flags; NaN if none has.
         iou_recall: share of frames with an IoU above 0.5.
