@@ -79,10 +79,12 @@ def test_the_stated_noise_is_honest(motion):
 def test_only_sure_depth_is_shown():
     scene = FlowScene(**MOTIONS["sideways"])
     found = estimate(scene, noise_px=CONFIG.flow_noise_px)
-    shown = [np.isfinite(found.depth(limit)) for limit in (0.007, 0.01, 0.2)]
+    relative_sigma = 1 / (found.rho * np.sqrt(found.information))[found.information > 0]
+    limits = np.quantile(relative_sigma, (0.1, 0.4, 0.9))
+    shown = [np.isfinite(found.depth(limit)) for limit in limits]
     assert shown[0].sum() < shown[1].sum() < shown[2].sum()
     assert not (shown[0] & ~shown[1]).any()
-    errors = [np.abs(found.depth(0.2) / scene.depth - 1)[mask].mean() for mask in shown[::2]]
+    errors = [np.abs(found.depth(limits[2]) / scene.depth - 1)[mask].mean() for mask in shown[::2]]
     assert errors[0] < errors[1]
 
 
