@@ -1,6 +1,7 @@
 """`make bench`: every figure against its target and its peers, as a table and as JSON.
 
-`make bench ONLY=trajectories,depth` measures some parts only.
+`make bench ONLY=trajectories,depth` measures some parts only. What has been measured is on the
+disk after each part.
 """
 
 from __future__ import annotations
@@ -43,26 +44,29 @@ def main() -> int:
     except Recon4DError as error:
         print(f"make bench: {error}", file=sys.stderr)
         return 2
-    write(args.out, rows)
-    missed = [row for row in rows if row.passed is False]
-    print(f"\n{len(missed)} targets missed; {args.out / 'bench.json'}, {args.out / 'bench.md'}")
+    with_target = [row for row in rows if row.target is not None]
+    missed = [row for row in with_target if not row.passed]
+    print(to_text(rows))
+    print(f"\n{len(missed)} of {len(with_target)} targets missed; {args.out / file_name(parts)}")
     return 1 if missed else 0
 
 
 def measure(bench: Workbench, parts: list[str]) -> list[Row]:
-    """Rows of the parts, in the order of PARTS."""
+    """Rows of the parts, in the order of PARTS; written after each part."""
     rows: list[Row] = []
     for part in (name for name in PARTS if name in parts):
         print(f"{part} ...", file=sys.stderr, flush=True)
         rows += importlib.import_module(f"benchmarks.{part}").benchmark(bench)
+        path = bench.out / file_name(parts)
+        path.write_text(to_json(rows, about()))
+        path.with_suffix(".md").write_text(to_markdown(rows))
     return rows
 
 
-def write(out: Path, rows: list[Row]) -> None:
-    """Print the table and write it as JSON and Markdown."""
-    print(to_text(rows))
-    (out / "bench.json").write_text(to_json(rows, about()))
-    (out / "bench.md").write_text(to_markdown(rows))
+def file_name(parts: list[str]) -> str:
+    """A full run and runs of some parts do not write over each other."""
+    chosen = [part for part in PARTS if part in parts]
+    return "bench.json" if len(chosen) == len(PARTS) else f"bench_{'_'.join(chosen)}.json"
 
 
 def about() -> dict[str, object]:

@@ -1,149 +1,164 @@
-"""Live: the node as a process of its own, a camera at 30 Hz, what arrives on /tf and when."""
+"""Live: a camera at 30 Hz, the node and a listener as processes of their own on two cores.
+
+The camera is `recon4d play` on a bag. The listener records /tf and /clock, which are small, with
+the wall clock of their arrival: the player tells the time right before it publishes an image, so
+the first /clock with the stamp of an image says when that image went out.
+"""
 
 from __future__ import annotations
 
 import itertools
 import math
 import os
-import signal
-import subprocess
-import sys
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import rclpy
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
-from rclpy.qos import QoSProfile
-from sensor_msgs.msg import CameraInfo, Image
-from tf2_msgs.msg import TFMessage
-
-from benchmarks.endless import endless_frames
+from benchmarks.endless import PERIOD_NS, there_and_back
 from benchmarks.table import Row, Target
-from benchmarks.workbench import RunFailedError, Workbench, sequence_folder
-from recon4d_ros.datatypes import Frame
-from recon4d_ros.ros.conversions import camera_info_message, image_message
-from recon4d_ros.ros.profile import ensure_transport_profile
-from recon4d_ros.ros.stamps import header_message
+from benchmarks.workbench import RECON4D, Workbench, sequence_folder
+from recon4d_ros.cli.processes import Process, ProcessGroup, private_graph
+from recon4d_ros.cli.recorded_run import (
+    IMAGE_TOPIC,
+    INFO_TOPIC,
+    TF,
+    Latency,
+    RecordedRun,
+    measure_latency,
+)
+from recon4d_ros.errors import Recon4DError
+from recon4d_ros.storage.bag_writer import open_bag
+from recon4d_ros.storage.dataset import SequenceFolder
+from recon4d_ros.storage.messages import stamp_ns
 
 SEQUENCES = ("tum_fr3_walking_halfsphere_clip", "icl_livingroom1")
-RATE_HZ = 30.0
 SECONDS = 30.0
 POSED_HZ = Target(15.0, better="higher")
 LATENCY_MS = Target(150.0)
-START_S = 60.0
-DOMAIN = "86"
+CORES = 2
+CLOCK, DIAGNOSTICS = "/clock", "/diagnostics"
+START_S, SLACK_S = 60.0, 30.0
+# The last images are still on their way when the player ends; diagnostics come once a second.
+REST_S = 2.0
 
 
-class Camera:
-    """Publishes frames with the stamp of their sending and notes when their poses arrive.
+@dataclass(frozen=True)
+class LiveFigures:
+    """What the listener heard.
 
     Attributes:
-        latencies_s: stamp to arrival of /tf, one per posed frame.
-        num_sent: images published.
+        latency: from the publication of an image to the arrival of its pose.
+        num_dropped: images that the node says it dropped.
     """
 
-    def __init__(self, frames: Iterator[Frame]) -> None:
-        self.node = Node("benchmark_camera")
-        self.latencies_s: dict[int, float] = {}
-        self.num_sent = 0
-        self._frames = frames
-        self._image = self.node.create_publisher(Image, "image", 5)
-        self._info = self.node.create_publisher(CameraInfo, "camera_info", 5)
-        self.node.create_subscription(TFMessage, "/tf", self._receive, QoSProfile(depth=100))
-
-    @property
-    def is_watched(self) -> bool:
-        """True when the node listens."""
-        return self._image.get_subscription_count() > 0 and self._info.get_subscription_count() > 0
-
-    def start(self) -> None:
-        """Send from now on at the camera's rate."""
-        self.node.create_timer(1 / RATE_HZ, self._send)
-
-    def _send(self) -> None:
-        frame = next(self._frames)
-        header = header_message(time.time_ns(), "camera_optical_frame")
-        if frame.intrinsics is not None:
-            self._info.publish(camera_info_message(frame.intrinsics, header))
-        self._image.publish(image_message(frame.rgb, header))
-        self.num_sent += 1
-
-    def _receive(self, message: TFMessage) -> None:
-        now_ns = time.time_ns()
-        for transform in message.transforms:
-            stamp = transform.header.stamp
-            stamp_ns = stamp.sec * 1_000_000_000 + stamp.nanosec
-            self.latencies_s.setdefault(stamp_ns, (now_ns - stamp_ns) * 1e-9)
+    latency: Latency
+    num_dropped: int
 
 
-def benchmark(_: Workbench) -> Iterator[Row]:
-    """Rate of posed frames and latency per sequence."""
-    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-    os.environ["ROS_DOMAIN_ID"] = DOMAIN
-    ensure_transport_profile()
+def benchmark(bench: Workbench) -> Iterator[Row]:
+    """Rate of posed frames, latency and drops per sequence."""
     for name in SEQUENCES:
-        yield from _live_rows(name, sequence_folder(name))
+        sequence = SequenceFolder(sequence_folder(name))
+        try:
+            with cores(CORES):
+                figures = stream(sequence, bench.out / "live" / name, SECONDS)
+        except Recon4DError as error:
+            yield Row("live", name, "posed Hz", math.nan, POSED_HZ, note=str(error))
+            continue
+        yield from _rows(name, figures)
 
 
-def _live_rows(name: str, sequence: Path) -> Iterator[Row]:
-    frames = endless_frames(sequence)
-    frames = itertools.chain([next(frames)], frames)  # decode before the clock runs
-    node = _node_process()
-    rclpy.init()
-    camera = Camera(frames)
+def _rows(name: str, figures: LiveFigures) -> Iterator[Row]:
+    latency = figures.latency
+    seconds = latency.num_images * PERIOD_NS * 1e-9
+    note = f"{latency.num_images} images at {latency.input_hz:.1f} Hz"
+    yield Row("live", name, "posed Hz", latency.num_posed / seconds, POSED_HZ, note=note)
+    yield Row("live", name, "stamp to TF p50 ms", 1e3 * latency.p50_s)
+    yield Row("live", name, "stamp to TF p95 ms", 1e3 * latency.p95_s, LATENCY_MS)
+    share = figures.num_dropped / max(latency.num_images, 1)
+    unposed = f"{latency.num_images - latency.num_posed} images without a pose"
+    yield Row("live", name, "share dropped by the node", share, note=unposed)
+
+
+@contextmanager
+def cores(number: int) -> Iterator[None]:
+    """Processes started meanwhile share so many cores."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, sorted(before)[:number])
     try:
-        seconds = _stream(camera)
-    except RunFailedError as error:
-        yield Row("live", name, "posed Hz", math.nan, POSED_HZ, note=str(error))
-        return
+        yield
     finally:
-        camera.node.destroy_node()
-        rclpy.try_shutdown()
-        node.send_signal(signal.SIGINT)
-        node.wait(30)
-    yield from _figures(name, camera, seconds)
+        os.sched_setaffinity(0, before)
 
 
-def _figures(name: str, camera: Camera, seconds: float) -> Iterator[Row]:
-    posed_hz = len(camera.latencies_s) / seconds
-    note = f"{camera.num_sent} images sent in {seconds:.0f} s"
-    yield Row("live", name, "posed Hz", posed_hz, POSED_HZ, note=note)
-    latencies_ms = np.array(list(camera.latencies_s.values()) or [np.nan]) * 1e3
-    for percent, target in ((50, None), (95, LATENCY_MS)):
-        value = float(np.percentile(latencies_ms, percent))
-        yield Row("live", name, f"stamp to TF p{percent} ms", value, target)
-
-
-def _node_process() -> subprocess.Popen[bytes]:
-    dropped = ("_ROS_WHEELS_BOOTSTRAP_COMPLETE", "LD_LIBRARY_PATH")
-    environment = {key: value for key, value in os.environ.items() if key not in dropped}
-    return subprocess.Popen([Path(sys.executable).parent / "recon4d_node"], env=environment)
-
-
-def _stream(camera: Camera) -> float:
-    """Send for a while; how long it was, s.
+def stream(sequence: SequenceFolder, folder: Path, seconds: float) -> LiveFigures:
+    """Play a sequence there and back to the node for some seconds.
 
     Raises:
-        RunFailedError: the node does not listen.
+        Recon4DError: a process failed; whatever was started has been stopped.
     """
-    executor = SingleThreadedExecutor()
-    executor.add_node(camera.node)
+    shutil.rmtree(folder, ignore_errors=True)
+    bag, recording = folder / "bag", folder / "recording"
+    num_images = round(seconds * 1e9 / PERIOD_NS)
+    _write_bag(sequence, bag, num_images)
     try:
-        _spin(executor, START_S, lambda: camera.is_watched)
-        if not camera.is_watched:
-            raise RunFailedError(f"recon4d_node did not subscribe within {START_S:.0f} s")
-        begin = time.monotonic()
-        camera.start()
-        _spin(executor, SECONDS, lambda: False)
-        return time.monotonic() - begin
+        with private_graph(folder / "logs") as group:
+            node, listener = _start_listening(group, recording)
+            player = group.start("player", [str(RECON4D), "play", str(bag)])
+            group.wait_until(
+                lambda: not player.is_alive, "finish", seconds + SLACK_S, player, (node, listener)
+            )
+            if player.popen.returncode != 0:
+                raise player.failure(f"ended with code {player.popen.returncode}")
+            _rest(group, node)
+            group.stop(listener)
     finally:
-        executor.shutdown()
+        shutil.rmtree(bag, ignore_errors=True)  # a gigabyte of images
+    return _figures(RecordedRun(recording), {index * PERIOD_NS for index in range(num_images)})
 
 
-def _spin(executor: SingleThreadedExecutor, seconds: float, is_done: Callable[[], bool]) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end and not is_done():
-        executor.spin_once(timeout_sec=0.01)
+def _write_bag(sequence: SequenceFolder, path: Path, num_images: int) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    images = [image.load() for image in sequence.images()]
+    with open_bag(path, sequence.camera) as bag:
+        for index, image in enumerate(itertools.islice(there_and_back(images), num_images)):
+            bag.write(index * PERIOD_NS, image)
+
+
+def _start_listening(group: ProcessGroup, recording: Path) -> tuple[Process, Process]:
+    """The node, and the listener once it hears the node."""
+    remaps = ("-r", f"image:={IMAGE_TOPIC}", "-r", f"camera_info:={INFO_TOPIC}")
+    program = str(RECON4D.with_name("recon4d_node"))
+    node = group.start("node", [program, "--ros-args", *remaps, "-p", "use_sim_time:=true"])
+    python = str(RECON4D.with_name("python"))
+    topics = (TF, DIAGNOSTICS, f"{CLOCK}=rosgraph_msgs/msg/Clock")
+    command = [python, "-m", "recon4d_ros.ros.recorder", str(recording), *topics]
+    listener = group.start("listener", command)
+    group.wait_until(recording.exists, "hear the node", START_S, listener, (node, listener))
+    return node, listener
+
+
+def _rest(group: ProcessGroup, node: Process) -> None:
+    end_s = time.monotonic() + REST_S
+    group.wait_until(lambda: time.monotonic() > end_s, "rest", START_S, node, (node,))
+
+
+def _figures(run: RecordedRun, stamps: set[int]) -> LiveFigures:
+    sent: dict[int, int] = {}
+    for received in run.messages(CLOCK):
+        stamp = stamp_ns(received.message.clock)
+        if stamp in stamps:
+            sent.setdefault(stamp, received.arrival_ns)
+    return LiveFigures(measure_latency(sent, run.poses()), _num_dropped(run))
+
+
+def _num_dropped(run: RecordedRun) -> int:
+    """What the node's newest diagnostics say."""
+    dropped = 0
+    for received in run.messages(DIAGNOSTICS):
+        values = {v.key: v.value for status in received.message.status for v in status.values}
+        dropped = int(values.get("dropped", dropped))
+    return dropped

@@ -7,19 +7,22 @@ import itertools
 import json
 import math
 import os
+import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 from benchmarks.endless import endless_frames
 from benchmarks.table import Row, Target
-from benchmarks.workbench import ROOT, RunFailedError, Workbench, call, sequence_folder
+from benchmarks.workbench import ROOT, RunFailedError, Workbench, sequence_folder
 from recon4d_ros.config import Config
 from recon4d_ros.pipeline.factory import build_reconstructor
 
 SEQUENCE = "tum_fr3_walking_halfsphere_clip"
 EARLY, LATE = 600, 3000
 GROWTH = Target(1.03)
+SAMPLE_EVERY = 100
 MAP_EVERY = 30  # frames between two looks at the map, as the node publishes it
 
 
@@ -27,15 +30,34 @@ def benchmark(_: Workbench) -> Iterator[Row]:
     """The ratio, measured in a process of its own."""
     case = f"{SEQUENCE}, there and back"
     try:
-        sizes = json.loads(
-            call([sys.executable, "-m", "benchmarks.memory", sequence_folder(SEQUENCE)], cwd=ROOT)
-        )
+        sizes = dict(_samples(sequence_folder(SEQUENCE)))
+        early, late = sizes[EARLY] / 2**20, sizes[LATE] / 2**20
     except RunFailedError as error:
         yield Row("memory", case, "growth", math.nan, GROWTH, note=str(error))
         return
-    early, late = sizes[str(EARLY)], sizes[str(LATE)]
-    note = f"{early / 2**20:.0f} MiB after {EARLY} frames, {late / 2**20:.0f} after {LATE}"
+    note = f"{early:.0f} MiB after {EARLY} frames, {late:.0f} after {LATE}"
     yield Row("memory", case, f"RSS {LATE} / {EARLY} frames", late / early, GROWTH, note=note)
+    yield Row("memory", case, "largest RSS MiB", max(sizes.values()) / 2**20)
+
+
+def _samples(sequence: Path) -> Iterator[tuple[int, int]]:
+    """Frames so far and resident bytes, told on stderr as they come.
+
+    Raises:
+        RunFailedError: the process ended with an error.
+    """
+    command = [sys.executable, "-m", "benchmarks.memory", str(sequence)]
+    begin_s = time.monotonic()
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            num_frames, size = json.loads(line)
+            rate = num_frames / (time.monotonic() - begin_s)
+            text = f"  {num_frames} of {LATE} frames, {size / 2**20:.0f} MiB, {rate:.1f} frames/s"
+            print(text, file=sys.stderr, flush=True)
+            yield num_frames, size
+    if process.returncode:
+        raise RunFailedError(f"benchmarks.memory ended with code {process.returncode}; see above")
 
 
 def resident_bytes() -> int:
@@ -44,19 +66,18 @@ def resident_bytes() -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def measure(sequence: Path) -> dict[int, int]:
-    """Resident size after so many frames."""
+def measure(sequence: Path) -> Iterator[tuple[int, int]]:
+    """Number of frames so far and resident size, every so many frames."""
     reconstructor = build_reconstructor(Config())
-    sizes = {}
     for number, frame in enumerate(itertools.islice(endless_frames(sequence), LATE), start=1):
         reconstructor.step(frame)
         if number % MAP_EVERY == 0:
             reconstructor.static_map()
-        if number in (EARLY, LATE):
+        if number % SAMPLE_EVERY == 0:
             gc.collect()
-            sizes[number] = resident_bytes()
-    return sizes
+            yield number, resident_bytes()
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(Path(sys.argv[1]))))
+    for sample in measure(Path(sys.argv[1])):
+        print(json.dumps(sample), flush=True)

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 
@@ -28,9 +28,17 @@ class Target:
         """True if the figure passes the bound; an undefined one never does."""
         return value <= self.must if self.better == "lower" else value >= self.must
 
+    def verdict(self, value: float) -> str:
+        """Missed, reached, or the goal beyond as well."""
+        if not self.reached_by(value):
+            return "missed"
+        beyond = None if self.goal is None else replace(self, must=self.goal, goal=None)
+        return "goal reached" if beyond is not None and beyond.reached_by(value) else "reached"
+
     def text(self) -> str:
+        """The bound, and the goal after it."""
         sign = "<=" if self.better == "lower" else ">="
-        return f"{sign} {self.must:g}"
+        return f"{sign} {self.must:g}" + ("" if self.goal is None else f" ({self.goal:g})")
 
 
 @dataclass(frozen=True)
@@ -62,21 +70,18 @@ class Row:
 
     def cells(self) -> list[str]:
         """The row as text."""
-        verdict = {None: "", True: "yes", False: "NO"}[self.passed]
-        goal = self.target.goal if self.target else None
         return [
             self.case,
             self.figure,
             number(self.ours),
             ", ".join(f"{name} {number(value)}" for name, value in self.peers.items()),
             self.target.text() if self.target else "",
-            verdict,
-            "" if goal is None else f"{goal:g}",
+            self.target.verdict(self.ours) if self.target else "",
             self.note,
         ]
 
 
-HEAD = ["case", "figure", "ours", "peers", "must reach", "reached", "goal", "note"]
+HEAD = ["case", "figure", "ours", "peers", "must reach (goal)", "verdict", "note"]
 
 
 def number(value: float) -> str:
@@ -99,9 +104,9 @@ def _line(cells: Sequence[str]) -> str:
 
 
 def to_text(rows: Sequence[Row]) -> str:
-    """The same with aligned columns."""
-    cells = [HEAD, *(row.cells() for row in rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(HEAD))]
+    """The same with aligned columns, each row with its part in front."""
+    cells = [["part", *HEAD], *([row.part, *row.cells()] for row in rows)]
+    widths = [max(len(row[column]) for row in cells) for column in range(len(HEAD) + 1)]
     lines = [
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         for row in cells
@@ -111,7 +116,11 @@ def to_text(rows: Sequence[Row]) -> str:
 
 def to_json(rows: Sequence[Row], about: Mapping[str, object]) -> str:
     """Machine and versions, and every row; undefined figures are null."""
-    entries = [dataclasses.asdict(row) | {"passed": row.passed} for row in rows]
+    entries = [
+        dataclasses.asdict(row)
+        | {"passed": row.passed, "verdict": row.target.verdict(row.ours) if row.target else None}
+        for row in rows
+    ]
     for entry in entries:
         entry["ours"] = None if math.isnan(entry["ours"]) else entry["ours"]
         entry["peers"] = {k: None if math.isnan(v) else v for k, v in entry["peers"].items()}

@@ -32,5 +32,23 @@ def test_rows_come_out_whole():
     found = json.loads(to_json(rows, {"commit": "abc"}))
     assert [row["ours"] for row in found["rows"]] == [0.05, None, 0.5]
     assert [row["passed"] for row in found["rows"]] == [True, False, None]
-    assert "| room | AbsRel | 0.05 | constant 0.4 | <= 0.06 | yes | 0.01 |  |" in to_markdown(rows)
-    assert "NO" in to_text(rows).splitlines()[2]
+    assert [row["verdict"] for row in found["rows"]] == ["reached", "missed", None]
+    line = "| room | AbsRel | 0.05 | constant 0.4 | <= 0.06 (0.01) | reached |  |"
+    assert line in to_markdown(rows)
+    assert "missed" in to_text(rows).splitlines()[2]
+
+
+@pytest.mark.parametrize(
+    ("target", "value", "verdict"),
+    [
+        (Target(0.01, goal=0.005), 0.02, "missed"),
+        (Target(0.01, goal=0.005), 0.007, "reached"),
+        (Target(0.01, goal=0.005), 0.004, "goal reached"),
+        (Target(0.5, better="higher", goal=0.8), 0.7, "reached"),
+        (Target(0.5, better="higher", goal=0.8), 0.8, "goal reached"),
+        (Target(0.01), 0.004, "reached"),
+        (Target(0.01, goal=0.005), math.nan, "missed"),
+    ],
+)
+def test_a_verdict_tells_target_and_goal_apart(target, value, verdict):
+    assert target.verdict(value) == verdict

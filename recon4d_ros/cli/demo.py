@@ -6,7 +6,6 @@ import argparse
 import dataclasses
 import json
 import math
-import os
 import shutil
 import sys
 import time
@@ -18,7 +17,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
-from recon4d_ros.cli.processes import Process, ProcessGroup
+from recon4d_ros.cli.processes import Process, ProcessGroup, private_graph
 from recon4d_ros.cli.recorded_run import (
     DEPTH,
     IMAGE_TOPIC,
@@ -223,7 +222,7 @@ def _perform(options: DemoOptions, sequence: SequenceFolder) -> None:
     stamps = [entry.stamp_ns for entry in sequence.entries]
     duration_s = (stamps[-1] - stamps[0]) * 1e-9 / options.rate
     recording = options.out / "recording"
-    with ProcessGroup(options.out / "logs", _environment(options.out)) as group:
+    with private_graph(options.out / "logs") as group:
         node = group.start("node", [*options.node, *_node_arguments()])
         recorder = group.start("recorder", _recorder_command(recording))
         group.wait_until(
@@ -254,16 +253,6 @@ def _show_playing(
 
         timeout_s = duration_s + _PLAY_SLACK_S
         group.wait_until(ended, "finish", timeout_s, player, alive=others)
-
-
-def _environment(out: Path) -> dict[str, str]:
-    """A ROS domain of its own that nothing outside this machine hears."""
-    return dict(os.environ) | {
-        "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
-        "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
-        "ROS_LOG_DIR": str((out / "logs").resolve()),
-        "PYTHONUNBUFFERED": "1",
-    }
 
 
 def _node_arguments() -> list[str]:
