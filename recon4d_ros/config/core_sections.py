@@ -110,7 +110,7 @@ class FlowConfig:
     )
     patch_stride: int = setting(4, "step between patches", unit="px", minimum=1, maximum=8)
     refinement_iterations: int = setting(
-        2, "fixed point iterations of the variational refinement", minimum=0, maximum=10
+        1, "fixed point iterations of the variational refinement", minimum=0, maximum=10
     )
     consistency_px: float = setting(
         1.0,
@@ -269,6 +269,9 @@ class MapConfig:
     )
     min_observations: int = setting(
         2, "observations before a voxel is published", minimum=1, maximum=100
+    )
+    frame_stride: int = setting(
+        3, "every n-th final frame is mapped", unit="frames", minimum=1, maximum=100
     )
     pixel_stride: int = setting(
         2,

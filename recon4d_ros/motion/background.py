@@ -19,8 +19,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 
-NUM_SAMPLES = 1200
+NUM_SAMPLES = 500
 MIN_SAMPLES = 60
+# Random trials of a robust fit; more of them change no mask.
+MAX_TRIALS = 150
 # Every n-th sample is enough for the search of F; all of them judge the result.
 SEARCH_STRIDE = 2
 # Share of the background that the narrowest interval of parallax must hold: a thing may cover
@@ -152,7 +154,7 @@ def narrowest_interval(values: Floats) -> tuple[float, float]:
 
 def _homography(source: Matrix, target: Matrix, inlier_px: float) -> Matrix | None:
     H, _ = cv2.findHomography(
-        source, target, cv2.USAC_MAGSAC, inlier_px, maxIters=500, confidence=0.999
+        source, target, cv2.USAC_MAGSAC, inlier_px, maxIters=MAX_TRIALS, confidence=0.999
     )
     return None if H is None else np.asarray(H, dtype=np.float64)
 
@@ -165,7 +167,7 @@ def _fundamental(source: Matrix, target: Matrix, inlier_px: float) -> Matrix | N
             cv2.USAC_MAGSAC,
             inlier_px,
             0.99,
-            500,
+            MAX_TRIALS,
         )
     except cv2.error:  # OpenCV asserts where no minimal sample gives a model
         return None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
@@ -26,6 +28,7 @@ Bools = NDArray[np.bool_]
 # its window alone.
 MAX_FRAMES = 32
 MAX_PAIRS = 64
+NUM_WORKERS = 2
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -44,6 +47,8 @@ class Segmenter:
         self._fuse = {"hysteresis": hysteresis, "union": union}[config.fusion]
         self._arrivals: OrderedDict[int, Votes] = OrderedDict()
         self._pairs: OrderedDict[tuple[int, int], PairEvidence | None] = OrderedDict()
+        # Pairs are judged side by side: most of the work is in OpenCV and numpy, outside the GIL.
+        self._workers = ThreadPoolExecutor(NUM_WORKERS, "motion")
 
     def segment_frame(self, prediction: FramePrediction) -> DynamicMask:
         """Provisional mask (T = 1) of a frame on its arrival, from past partners."""
@@ -66,6 +71,7 @@ class Segmenter:
             if index not in self._arrivals:
                 self._arrive(index, prediction.flows, size)
         wanted = prediction.indices if indices is None else tuple(indices)
+        self._judge_later(prediction.flows, wanted)
         return self._mask({index: self._final(index, prediction.flows, size) for index in wanted})
 
     def reset(self) -> None:
@@ -76,14 +82,15 @@ class Segmenter:
     def _arrive(self, index: int, flows: Iterable[FlowField], size: tuple[int, int]) -> Votes:
         """Votes of the past partners, with what the nearest of them was believed to be."""
         past = [flow for flow in flows if flow.source == index and flow.target < index]
-        votes = join(_voting(pair_evidence(flow, self._config) for flow in past), size)
+        past = _nearest_and_farthest(past)
+        votes = join(_voting(self._judged(past)), size)
         votes = self._with_memory(votes, past, max)
         return _keep(self._arrivals, index, votes, MAX_FRAMES)
 
     def _final(self, index: int, flows: Iterable[FlowField], size: tuple[int, int]) -> Votes:
         """The arrival's votes, those of the later partners, and what the nearest of them was."""
-        later = [flow for flow in flows if flow.source == index and flow.target > index]
-        votes = join(_voting(self._later_pair(flow) for flow in later), size)
+        later = _later(index, flows)
+        votes = join(_voting(self._pairs[flow.source, flow.target] for flow in later), size)
         return self._with_memory(add(self._arrivals[index], votes), later, min)
 
     def _with_memory(
@@ -95,11 +102,16 @@ class Segmenter:
         target = nearest(known)
         return remember(votes, self._arrivals[target].belief, known[target], self._config.memory)
 
-    def _later_pair(self, flow: FlowField) -> PairEvidence | None:
-        key = (flow.source, flow.target)
-        if key in self._pairs:
-            return self._pairs[key]
-        return _keep(self._pairs, key, pair_evidence(flow, self._config), MAX_PAIRS)
+    def _judge_later(self, flows: Iterable[FlowField], wanted: Sequence[int]) -> None:
+        """Judge the pairs with later partners that no earlier window has judged."""
+        later = [flow for index in wanted for flow in _later(index, flows)]
+        new = [flow for flow in later if (flow.source, flow.target) not in self._pairs]
+        bound = max(MAX_PAIRS, len(later))
+        for flow, pair in zip(new, self._judged(new), strict=True):
+            _keep(self._pairs, (flow.source, flow.target), pair, bound)
+
+    def _judged(self, flows: Sequence[FlowField]) -> Iterable[PairEvidence | None]:
+        return self._workers.map(partial(pair_evidence, config=self._config), flows)
 
     def _forget_from(self, index: int) -> None:
         """Drop what is known of a number that comes anew, after its first frame was dropped."""
@@ -121,6 +133,17 @@ class Segmenter:
         scale = max(votes.decided.shape) / REFERENCE_SIDE_PX
         moving = self._fuse(votes)
         return clean_up(moving, votes.decided, self._config.min_area_px, scale)
+
+
+def _later(index: int, flows: Iterable[FlowField]) -> list[FlowField]:
+    later = [flow for flow in flows if flow.source == index and flow.target > index]
+    return _nearest_and_farthest(later)
+
+
+def _nearest_and_farthest(flows: list[FlowField]) -> list[FlowField]:
+    """Fast motion shows in the nearest partner, slow motion in the farthest; more add nothing."""
+    ordered = sorted(flows, key=lambda flow: abs(flow.target - flow.source))
+    return ordered if len(ordered) < 3 else [ordered[0], ordered[-1]]
 
 
 def _voting(pairs: Iterable[PairEvidence | None]) -> list[PairEvidence]:

@@ -21,6 +21,7 @@ from recon4d_ros.datatypes import (
     StepOutput,
     TrackingState,
     Window,
+    WindowPrediction,
 )
 from recon4d_ros.geometry import pointmap, se3
 from recon4d_ros.mapping.static_map import StaticMap
@@ -44,6 +45,7 @@ class Reconstructor:
         self._segmenter = Segmenter(config.motion)
         self._aligner = Aligner(config.alignment)
         self._map = StaticMap(config.map)
+        self._masks: dict[int, DynamicMask] = {}
         self._num_final = 0
         self._last_stamp_ns = 0
 
@@ -66,6 +68,7 @@ class Reconstructor:
             prediction = self._predictor.track(frame)
         with watch.stage("segment"):
             dynamic = self._segmenter.segment_frame(prediction)
+            self._keep_mask(dynamic)
         with watch.stage("locate"):
             located = self._aligner.locate(frame, prediction)
             provisional = _provisional(frame, prediction, located, dynamic)
@@ -99,6 +102,7 @@ class Reconstructor:
         self._segmenter.reset()
         self._aligner.reset()
         self._map.reset()
+        self._masks = {}
         self._num_final = 0
         return MapEvent(EventKind.RESET, self._last_stamp_ns, 0, "started anew")
 
@@ -106,6 +110,27 @@ class Reconstructor:
     def num_keyframes(self) -> int:
         """Keyframes stored."""
         return self._aligner.num_keyframes
+
+    def _window_mask(self, prediction: WindowPrediction, settled: list[int]) -> DynamicMask:
+        """Masks of a window: final ones of what it settles, of the others the newest known."""
+        if settled:
+            self._keep_mask(self._segmenter.segment(prediction, settled))
+        parts = [self._masks[index] for index in prediction.indices]
+        return DynamicMask(
+            prediction.indices,
+            torch.cat([part.mask for part in parts]),
+            torch.cat([part.evidence for part in parts]),
+            torch.cat([part.decided for part in parts]),
+        )
+
+    def _keep_mask(self, dynamic: DynamicMask) -> None:
+        for row, index in enumerate(dynamic.indices):
+            here = slice(row, row + 1)
+            self._masks[index] = DynamicMask(
+                (index,), dynamic.mask[here], dynamic.evidence[here], dynamic.decided[here]
+            )
+        while len(self._masks) > self._config.window.size:
+            del self._masks[min(self._masks)]
 
     def _settled_before(self, newest: int) -> int:
         """First frame number that the window ending at `newest` does not make final."""
@@ -120,7 +145,7 @@ class Reconstructor:
         with watch.stage("predict"):
             prediction = self._predictor.predict(window)
         with watch.stage("segment"):
-            dynamic = self._segmenter.segment(prediction)
+            dynamic = self._window_mask(prediction, settled)
         with watch.stage("align"):
             aligned = self._aligner.align(window, prediction, dynamic)
             events = self._aligner.commit(aligned, window)
@@ -128,7 +153,8 @@ class Reconstructor:
             final = tuple(_final(window, aligned, index) for index in settled)
         with watch.stage("map"):
             for reconstruction in final:
-                self._map.insert(reconstruction)
+                if reconstruction.frame.index % self._config.map.frame_stride == 0:
+                    self._map.insert(reconstruction)
         self._num_final = max(self._num_final, settled_before)
         return final, events
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import cv2
@@ -22,7 +23,7 @@ from recon4d_ros.datatypes import (
     WindowPrediction,
 )
 from recon4d_ros.errors import PredictorError
-from recon4d_ros.geometry import pointmap
+from recon4d_ros.geometry import camera
 from recon4d_ros.geometry.image_grid import fit_long_side, resize_intrinsics
 from recon4d_ros.predictors.classical import depth as dense
 from recon4d_ros.predictors.classical import rigid
@@ -61,6 +62,7 @@ class ClassicalPredictor:
         """Make the predictor; sizes are taken from the first frame."""
         self._config = config
         self._flow = FlowHistory(config.flow)
+        self._worker = ThreadPoolExecutor(1, "flow")
         self.reset()
 
     def reset(self) -> None:
@@ -80,8 +82,12 @@ class ClassicalPredictor:
         """
         self._check(frame)
         grey = _grey(frame)
+        # Flow and odometry know nothing of each other, and OpenCV works outside the GIL.
+        flowing = self._worker.submit(
+            self._flow.push, frame.index, _fitted(grey, self._dense.size)
+        )
         tracked = self._advance(frame, _fitted(grey, self._tracking_size))
-        fields = self._flow.push(frame.index, _fitted(grey, self._dense.size))
+        fields = flowing.result()
         estimate = self._arrival_depth(frame.index, fields)
         self._remember(frame, tracked, fields, estimate)
         prediction = self._frame_prediction(frame, tracked, fields, estimate)
@@ -287,9 +293,7 @@ class ClassicalPredictor:
             for index, ok in zip(window.indices, here, strict=True)
         ]
         T_key_cam = torch.from_numpy(np.stack(T))
-        points = pointmap.from_depth(depth, self._dense)
-        R, t = T_key_cam[:, :3, :3].float(), T_key_cam[:, :3, 3].float()
-        points = (points.flatten(1, 2) @ R.mT + t[:, None]).reshape(points.shape)
+        points = self._points_key(depth, T_key_cam)
         ids, positions = self._odometry.landmarks()
         positions = positions @ T_key[:3, :3].T + T_key[:3, 3]
         return WindowPrediction(
@@ -316,6 +320,16 @@ class ClassicalPredictor:
             landmarks_key=torch.from_numpy(positions),
             T_gauge_key=torch.from_numpy(rigid.inverse(T_key)),
         )
+
+    def _points_key(self, depth: Tensor, T_key_cam: Tensor) -> Tensor:
+        """Pointmaps (T, H, W, 3) in the key camera of depths (T, H, W)."""
+        rays = camera.directions(camera.pixel_grid(self._dense.size), self._dense).flatten(0, 1)
+        points = torch.empty(*depth.shape, 3)
+        for row, T in enumerate(T_key_cam.float()):
+            flat = points[row].view(-1, 3)
+            torch.mm(rays, T[:3, :3].mT, out=flat)
+            flat.mul_(depth[row].view(-1, 1)).add_(T[:3, 3])
+        return points
 
     def _dense_maps(self, known: list[_Known], here: list[bool]) -> tuple[Tensor, Tensor]:
         """Depth and confidence (T, H, W); nothing for frames outside the gauge."""
