@@ -14,6 +14,12 @@ from scipy.spatial import cKDTree
 from recon4d_ros.config import OdometryConfig, WindowConfig
 from recon4d_ros.datatypes import TrackingState
 from recon4d_ros.predictors.classical import bundle, rigid
+from recon4d_ros.predictors.classical.adjustment import (
+    SURE,
+    regauged,
+    take_over,
+    window_problem,
+)
 from recon4d_ros.predictors.classical.bootstrap import (
     MIN_POINTS,
     Structure,
@@ -21,6 +27,7 @@ from recon4d_ros.predictors.classical.bootstrap import (
     bootstrap,
     rotation_between,
 )
+from recon4d_ros.predictors.classical.pinhole import Pinhole
 from recon4d_ros.predictors.classical.pose import (
     PoseFit,
     Sightings,
@@ -37,34 +44,10 @@ from recon4d_ros.predictors.classical.tracks import (
     query_points,
 )
 
-_SURE = 0.2  # relative standard deviation of a depth that counts as known
 _MIN_SUPPORT = 12  # points under which a pose is not one
 _NEIGHBOURS = 5  # known points that lend a new one its depth
 _LONGEST_GUESS_PX = 60.0
 _FOCALS = (0.7, 0.95, 1.3)  # of the long side, tried when the focal length is not given
-
-
-@dataclass(frozen=True)
-class Pinhole:
-    """Camera of the tracking image, px."""
-
-    fx: float
-    fy: float
-    cx: float
-    cy: float
-
-    @property
-    def focal(self) -> float:
-        """Mean focal length."""
-        return 0.5 * (self.fx + self.fy)
-
-    def normalised(self, uv: Array) -> Array:
-        """Normalised image coordinates of px (..., 2)."""
-        return np.asarray((uv - (self.cx, self.cy)) / (self.fx, self.fy))
-
-    def pixels(self, uv: Array) -> Array:
-        """Px of normalised image coordinates (..., 2)."""
-        return np.asarray(uv * (self.fx, self.fy) + (self.cx, self.cy))
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,16 +119,22 @@ class Odometry:
 
     def adjust(self) -> None:
         """Bundle adjustment over the window and the keyframes."""
-        if self.ready:
-            rows, frames, problem = self._problem()
-            self._accept(rows, frames, bundle.solve(problem, self._config.iterations), problem)
+        if not self.ready:
+            return
+        first_free = self._recent[-1] - self._window.final_lag
+        setup = window_problem(self._table, self.poses, self.camera, first_free, self._config)
+        solution = bundle.solve(setup.problem, self._config.iterations)
+        solution = regauged(setup, self._keyframes, solution)
+        self.poses.update(zip(setup.frames, solution.T_cam_world, strict=True))
+        take_over(self._table, setup, solution, self._config.outlier_px)
+        self._velocity = self.poses[self._recent[-1]] @ rigid.inverse(self.poses[self._recent[-2]])
 
     def landmarks(self) -> tuple[Index, Array]:
         """Ids (P,) and world positions (P, 3) of the points of surely known depth."""
         table = self._table
         if not self.ready:
             return np.zeros(0, np.int64), np.zeros((0, 3))
-        rows = np.flatnonzero(table.used & (table.rho_sigma < _SURE * table.rho))
+        rows = np.flatnonzero(table.used & (table.rho_sigma < SURE * table.rho))
         bearing = rigid.homogeneous(self._rays(rows)) / table.rho[rows, None]
         T = rigid.inverse(self._host_poses(rows))
         return table.ids[rows], (T[:, :3, :3] @ bearing[..., None])[..., 0] + T[:, :3, 3]
@@ -185,7 +174,7 @@ class Odometry:
     def _better(self, seen: Sightings, rows: Index, fit: PoseFit) -> PoseFit:
         """A sampled pose instead, if clearly more points agree with it."""
         table = self._table
-        sure = table.rho_sigma[rows] < _SURE * table.rho[rows]
+        sure = table.rho_sigma[rows] < SURE * table.rho[rows]
         subset = Sightings(
             seen.T_host_world[sure],
             seen.ray[sure],
@@ -321,73 +310,7 @@ class Odometry:
         kept = {*self._table.frames.tolist(), *self._table.host.tolist()}
         self.poses = {frame: T for frame, T in self.poses.items() if frame in kept}
 
-    # ------------------------------------------------------------------ back end
-    def _problem(self) -> tuple[Index, list[int], bundle.Problem]:
-        """Rows and frames of the adjustment: hosts that left the window stay fixed."""
-        table, config = self._table, self._config
-        columns = np.flatnonzero(table.frames >= 0)
-        columns = columns[np.argsort(table.frames[columns])]
-        seen = np.isfinite(table.uv[:, columns, 0]).sum(axis=1)
-        rows = np.flatnonzero(table.used & (seen >= 2))
-        inside = table.frames[columns].tolist()
-        outside = sorted(set(table.host[rows].tolist()) - set(inside))
-        frames = [*outside, *inside]
-        uv = np.full((len(rows), len(frames), 2), np.nan)
-        uv[:, len(outside) :] = self.camera.normalised(table.uv[np.ix_(rows, columns)])
-        # What was handed out as final stays: a pose that still moved would tear the path.
-        free = np.array(frames) >= self._recent[-1] - self._window.final_lag
-        free[0] = False
-        prior = table.rho_prior[rows]
-        sure = table.rho_sigma[rows] < _SURE * table.rho[rows]
-        problem = bundle.Problem(
-            T_cam_world=np.stack([self.poses[frame] for frame in frames]),
-            free=free,
-            host=np.searchsorted(frames, table.host[rows]),
-            ray=self._rays(rows),
-            rho=table.rho[rows],
-            uv=uv,
-            rho_prior=prior,
-            rho_prior_weight=np.where(sure, 0.01, 1.0) / prior**2,
-            focal_px=self.camera.focal,
-            sigma_px=config.noise_px,
-        )
-        return rows, frames, problem
-
-    def _accept(
-        self, rows: Index, frames: list[int], solution: bundle.Solution, problem: bundle.Problem
-    ) -> None:
-        solution = self._regauged(frames, solution, problem)
-        table = self._table
-        for frame, T in zip(frames, solution.T_cam_world, strict=True):
-            self.poses[frame] = T
-        table.rho[rows], table.rho_sigma[rows] = solution.rho, solution.rho_sigma
-        median = float(np.nanmedian(solution.residual_px))
-        bad = solution.residual_px > max(self._config.outlier_px, 5.0 * median)
-        row, frame_number = np.nonzero(bad)
-        lookup = np.array([self._column_or_none(frame) for frame in frames])
-        table.uv[rows[row], lookup[frame_number]] = np.nan
-        table.alive[rows[bad[:, -1] | (bad.sum(axis=1) > 2)]] = False
-        self._velocity = self.poses[frames[-1]] @ rigid.inverse(self.poses[self._recent[-2]])
-
-    def _regauged(
-        self, frames: list[int], solution: bundle.Solution, problem: bundle.Problem
-    ) -> bundle.Solution:
-        """Without two fixed frames nothing holds the scale: keep the first keyframes' distance."""
-        later = [frame for frame in self._keyframes if frame != frames[0]]
-        if (~problem.free).sum() > 1 or not later:
-            return solution
-        row = frames.index(later[0])
-        before, after = (
-            np.linalg.norm((T[row] @ rigid.inverse(T[0]))[:3, 3])
-            for T in (problem.T_cam_world, solution.T_cam_world)
-        )
-        return solution.scaled(float(before / after)) if before > 0 and after > 0 else solution
-
     # ------------------------------------------------------------------ small things
-    def _column_or_none(self, frame: int) -> int:
-        """Column of a frame; of one that left the window, which has no bad sight, any."""
-        return self._table.column(frame) if frame in self._table.frames else 0
-
     def _host_poses(self, rows: Index) -> Array:
         hosts, inverse = np.unique(self._table.host[rows], return_inverse=True)
         poses = [self.poses[int(host)] for host in hosts]
@@ -414,7 +337,7 @@ class Odometry:
     def _sure_rows(self, index: int) -> Index:
         table = self._table
         rows = table.rows_in(index)
-        return rows[table.rho_sigma[rows] < _SURE * table.rho[rows]]
+        return rows[table.rho_sigma[rows] < SURE * table.rho[rows]]
 
     def _transferred(self, rows: Index, T: Array) -> Array:
         """Bearings of the hosts in a camera, times depth in the host's unit bearing (N, 3)."""

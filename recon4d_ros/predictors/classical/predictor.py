@@ -28,7 +28,8 @@ from recon4d_ros.geometry.image_grid import fit_long_side, resize_intrinsics
 from recon4d_ros.predictors.classical import depth as dense
 from recon4d_ros.predictors.classical import rigid
 from recon4d_ros.predictors.classical.depth import InverseDepth, Rays
-from recon4d_ros.predictors.classical.odometry import Odometry, Pinhole, Tracked
+from recon4d_ros.predictors.classical.odometry import Odometry, Tracked
+from recon4d_ros.predictors.classical.pinhole import Pinhole
 from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.tracks import Grey
 from recon4d_ros.predictors.flow import FlowHistory

@@ -1,0 +1,101 @@
+"""The bundle adjustment of the odometry's window: what goes in, what is taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recon4d_ros.config import OdometryConfig
+from recon4d_ros.predictors.classical import rigid
+from recon4d_ros.predictors.classical.bundle import Problem, Solution
+from recon4d_ros.predictors.classical.pinhole import Pinhole
+from recon4d_ros.predictors.classical.rigid import Array
+from recon4d_ros.predictors.classical.tracks import Index, TrackTable
+
+SURE = 0.2  # relative standard deviation of a depth that counts as known
+_WEAK_PRIOR = 0.01  # what is left of the prior once a depth is known
+
+
+@dataclass(frozen=True, eq=False)
+class Setup:
+    """A problem and where its rows come from.
+
+    Attributes:
+        rows: (P,) rows of the table.
+        frames: the F frames, hosts that left the table first.
+        problem: to solve.
+    """
+
+    rows: Index
+    frames: list[int]
+    problem: Problem
+
+
+def window_problem(
+    table: TrackTable,
+    poses: Mapping[int, Array],
+    camera: Pinhole,
+    first_free: int,
+    config: OdometryConfig,
+) -> Setup:
+    """Everything the table remembers; frames before `first_free` keep their pose.
+
+    They were handed out as final: a pose that still moved would tear the path.
+    """
+    columns = np.flatnonzero(table.frames >= 0)
+    columns = columns[np.argsort(table.frames[columns])]
+    seen = np.isfinite(table.uv[:, columns, 0]).sum(axis=1)
+    rows = np.flatnonzero(table.used & (seen >= 2))
+    inside = table.frames[columns].tolist()
+    outside = sorted(set(table.host[rows].tolist()) - set(inside))
+    frames = [*outside, *inside]
+    uv = np.full((len(rows), len(frames), 2), np.nan)
+    uv[:, len(outside) :] = camera.normalised(table.uv[np.ix_(rows, columns)])
+    free = np.array(frames) >= first_free
+    free[0] = False
+    prior = table.rho_prior[rows]
+    sure = table.rho_sigma[rows] < SURE * table.rho[rows]
+    problem = Problem(
+        T_cam_world=np.stack([poses[frame] for frame in frames]),
+        free=free,
+        host=np.searchsorted(frames, table.host[rows]),
+        ray=camera.normalised(table.host_uv[rows]),
+        rho=table.rho[rows],
+        uv=uv,
+        rho_prior=prior,
+        rho_prior_weight=np.where(sure, _WEAK_PRIOR, 1.0) / prior**2,
+        focal_px=camera.focal,
+        sigma_px=config.noise_px,
+    )
+    return Setup(rows, frames, problem)
+
+
+def regauged(setup: Setup, keyframes: Sequence[int], solution: Solution) -> Solution:
+    """Without two fixed frames nothing holds the scale: keep the first keyframes' distance."""
+    problem, frames = setup.problem, setup.frames
+    later = [frame for frame in keyframes if frame != frames[0]]
+    if (~problem.free).sum() > 1 or not later:
+        return solution
+    row = frames.index(later[0])
+    before, after = (
+        np.linalg.norm((T[row] @ rigid.inverse(T[0]))[:3, 3])
+        for T in (problem.T_cam_world, solution.T_cam_world)
+    )
+    return solution.scaled(float(before / after)) if before > 0 and after > 0 else solution
+
+
+def take_over(table: TrackTable, setup: Setup, solution: Solution, outlier_px: float) -> None:
+    """Write the depths into the table and drop the sights that do not fit.
+
+    A point that does not fit in the newest frame, or in more than two, is tracked no more.
+    """
+    rows = setup.rows
+    table.rho[rows], table.rho_sigma[rows] = solution.rho, solution.rho_sigma
+    median = float(np.nanmedian(solution.residual_px))
+    bad = solution.residual_px > max(outlier_px, 5.0 * median)
+    for column, frame in enumerate(setup.frames):
+        if frame in table.frames:
+            table.uv[rows[bad[:, column]], table.column(frame)] = np.nan
+    table.alive[rows[bad[:, -1] | (bad.sum(axis=1) > 2)]] = False
