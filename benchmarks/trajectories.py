@@ -25,8 +25,7 @@ TARGETS = {
 }
 POSED = Target(0.98, better="higher")
 # ATE (m) of COLMAP on the same frames, or on every 2nd or 3rd where it says so: offline, with full
-# bundle adjustment, median of three seeds of its better preset. It takes minutes to hours, so it
-# is not run again here.
+# bundle adjustment, median of three seeds of its better preset. Measured once, not in every run.
 COLMAP = {
     "tum_fr3_walking_halfsphere_clip": {"COLMAP": 0.025},
     "icl_livingroom1": {"COLMAP, fewer frames": 0.0025},

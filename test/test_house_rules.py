@@ -157,3 +157,9 @@ def test_every_imported_ros_package_is_declared():
 def test_the_licence_of_every_manifest_is_ours():
     assert MANIFEST.findtext("license") == "Apache-2.0"
     assert "Apache License" in (ROOT / "LICENSE").read_text()
+
+
+def test_the_page_of_the_architecture_names_every_room():
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    rooms = sorted(path.parent.name for path in (ROOT / "recon4d_ros").glob("*/__init__.py"))
+    assert [room for room in rooms if f"── {room}/" not in page] == []
