@@ -12,15 +12,17 @@ from stream_run import SMALL, Run, run, same
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import EventKind, Frame, TrackingState
 from recon4d_ros.errors import AlignmentError, PredictorError, Recon4DError
+from recon4d_ros.geometry.image_grid import resize_intrinsics
 from recon4d_ros.pipeline.factory import build_reconstructor
 from recon4d_ros.pipeline.reconstructor import Reconstructor
 from recon4d_ros.pipeline.window import SlidingWindow
 
-LENGTH = 30
+LENGTH = 26
+PERIOD = 78  # of the swaying stream
 
 
 def stream(count: int = LENGTH) -> tuple[Frame, ...]:
-    return frames("demo", count)
+    return frames("demo", count, step=2)
 
 
 def noise(frame: Frame) -> Frame:
@@ -105,7 +107,7 @@ def test_two_runs_are_equal_to_the_bit():
     check_same(reference(), run(build_reconstructor(SMALL), stream()))
 
 
-@pytest.mark.parametrize("cut", [21, 24])
+@pytest.mark.parametrize("cut", [17, 20])
 def test_the_future_does_not_change_the_past(cut):
     other = tuple(noise(f) if f.index >= cut else f for f in stream())
     changed = run(build_reconstructor(SMALL), other)
@@ -132,7 +134,7 @@ def test_two_reconstructions_in_one_process_do_not_meet():
 
 def test_reset_starts_anew():
     reconstructor = build_reconstructor(SMALL)
-    run(reconstructor, [replace(f, rgb=f.rgb.flip(1)) for f in stream(24)], finish=False)
+    run(reconstructor, [replace(f, rgb=f.rgb.flip(1)) for f in stream(20)], finish=False)
     event = reconstructor.reset()
     assert event.kind is EventKind.RESET
     assert reconstructor.num_keyframes == 0
@@ -144,7 +146,7 @@ def test_reset_starts_anew():
 def test_a_frame_of_another_size_changes_nothing():
     reconstructor, done = build_reconstructor(SMALL), Run()
     for frame in stream():
-        if frame.index in (1, 10, 23):  # alone, before the depth is known, and after
+        if frame.index in (1, 10, 19):  # alone, before the depth is known, and after
             with pytest.raises(Recon4DError, match="160"):
                 reconstructor.step(replace(frame, rgb=frame.rgb[::2, ::2], intrinsics=None))
         done.step(reconstructor, frame)
@@ -165,7 +167,7 @@ def test_a_missing_frame_number_is_no_harm():
 )
 def test_a_stage_that_fails_leaves_the_map_untouched(monkeypatch, part, method, error):
     reconstructor, done = build_reconstructor(SMALL), Run()
-    for frame in stream(23):
+    for frame in stream(19):
         done.step(reconstructor, frame)
     before = reconstructor.static_map()
     assert len(before.points) > 100
@@ -176,11 +178,11 @@ def test_a_stage_that_fails_leaves_the_map_untouched(monkeypatch, part, method, 
     with monkeypatch.context() as patch:
         patch.setattr(getattr(reconstructor, part), method, fail)
         with pytest.raises(error, match="on purpose"):
-            reconstructor.step(stream()[23])
+            reconstructor.step(stream()[19])
     after = reconstructor.static_map()
     for name in ("points", "rgb", "confidence", "num_observations"):
         assert torch.equal(getattr(before, name), getattr(after, name))
-    for frame in stream()[24:]:
+    for frame in stream()[20:]:
         done.step(reconstructor, frame)
     done.final += [(LENGTH, each) for each in reconstructor.finish()]
     assert [r.frame.index for r in done.finals()] == list(range(LENGTH))
@@ -214,10 +216,12 @@ def kept_bytes(root: object) -> int:
 
 def swaying(count: int) -> list[Frame]:
     """The stream there and back again, for as long as wanted, at a quarter of the pixels."""
-    there = [*range(0, LENGTH, 2), *range(LENGTH - 2, 0, -2)]
-    small = {f.index: f.rgb[::2, ::2].contiguous() for f in stream()}
+    small = [f.rgb[::2, ::2].contiguous() for f in stream(40)]
+    there = [*range(40), *range(38, 0, -1)]
+    assert len(there) == PERIOD
+    camera = resize_intrinsics(stream(1)[0].intrinsics, (120, 160))
     picks = [there[i % len(there)] for i in range(count)]
-    return [Frame(i, 33_000_000 * (i + 1), small[pick]) for i, pick in enumerate(picks)]
+    return [Frame(i, 33_000_000 * (i + 1), small[pick], camera) for i, pick in enumerate(picks)]
 
 
 def test_nothing_grows_without_bound():
@@ -225,22 +229,24 @@ def test_nothing_grows_without_bound():
         {
             "image.dense_max_side": 80,
             "map.max_voxels": 2000,
-            "odometry.max_points": 400,
+            "odometry.max_points": 250,
+            "odometry.num_keyframes": 3,
+            "odometry.iterations": 1,
             "odometry.cell_px": 8,
             "alignment.max_keyframes": 3,
             "alignment.max_landmarks": 300,
         }
     )
     reconstructor = build_reconstructor(config)
+    early, late = 2 * PERIOD + 15, 4 * PERIOD + 15  # the same view, so the same work in hand
     sizes, states = {}, []
-    for frame in swaying(400):
+    for frame in swaying(late + 1):
         states.append(reconstructor.step(frame).provisional.state)
-        if frame.index in (199, 399):
+        if frame.index in (early, late):
             sizes[frame.index] = kept_bytes(reconstructor)
-    print(sizes, reconstructor.num_keyframes, len(reconstructor.static_map().points))
-    assert states.count(TrackingState.TRACKING) > 300
-    assert sizes[199] > 1e6
-    assert sizes[399] < 1.02 * sizes[199]
+    assert states.count(TrackingState.TRACKING) > 0.8 * late
+    assert sizes[early] > 1e6
+    assert sizes[late] < 1.02 * sizes[early]
     assert reconstructor.num_keyframes == 3
     assert 100 < len(reconstructor.static_map().points) <= 2000
 
