@@ -154,6 +154,7 @@ class FramePrediction:
         num_support: points that support the pose.
         filled: (H, W) bool, depth borrowed from the surroundings (moving or unseen surface).
         tracks: live tracks of this frame (T = 1), or None.
+        is_dense: depth and flows were computed; otherwise depth is NaN and flows are empty.
         T_gauge_key: (4, 4) float64 pose of the `key_index` camera in the frame of the gauge, which
             stays the same as long as `gauge` does; None when the predictor keeps no such frame.
     """
@@ -174,6 +175,7 @@ class FramePrediction:
     filled: Tensor
     tracks: Tracks | None = None
     T_gauge_key: Tensor | None = None
+    is_dense: bool = True
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,6 +312,7 @@ class Reconstruction:
         submap: number of the submap; poses of different submaps share no gauge.
         scale_known: metric scale or arbitrary.
         residual_px, num_support: quality of the pose.
+        is_dense: depth and mask were computed; otherwise depth is NaN and the mask undecided.
     """
 
     frame: Frame
@@ -326,6 +329,7 @@ class Reconstruction:
     scale_known: bool
     residual_px: float
     num_support: int
+    is_dense: bool = True
 
 
 @dataclass(frozen=True, eq=False)

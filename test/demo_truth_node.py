@@ -28,7 +28,7 @@ class TruthCore:
         self._map = StaticMap(config.map)
         self._scene = scenes.demo(width=160)
 
-    def step(self, frame, on_provisional=None):
+    def step(self, frame, on_provisional=None, *, dense=True):
         result = self._reconstruct(frame)
         if on_provisional is not None:
             on_provisional(result)

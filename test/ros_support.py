@@ -93,7 +93,7 @@ class ExactCore:
         self._waiting = []
         self.num_resets = 0
 
-    def step(self, frame, on_provisional=None):
+    def step(self, frame, on_provisional=None, *, dense=True):
         if self._gate is not None:
             self._gate.wait(WAIT_S)
         if frame.index in self._fail:

@@ -25,6 +25,13 @@ class InputConfig:
         "replay: a bounded queue from which nothing is dropped",
         choices=("live", "replay"),
     )
+    dense_every: int = setting(
+        3,
+        "live: at least every n-th processed image gets depth and a mask; the others get them "
+        "when no image waits",
+        minimum=1,
+        maximum=1000,
+    )
     queue_size: int = setting(
         30, "images that wait in replay mode", unit="images", minimum=1, maximum=1000
     )

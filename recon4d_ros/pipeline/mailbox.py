@@ -84,3 +84,26 @@ class Mailbox(Generic[Item]):
     @property
     def _has_room(self) -> bool:
         return len(self._items) < self._capacity
+
+
+class DenseSchedule:
+    """Which images get depth and a mask: in a live stream those that keep no other waiting.
+
+    A pose costs a fraction of a dense result, so that on a busy machine the pose follows the
+    camera and depth and masks come as often as there is time, at least every n-th image.
+    """
+
+    def __init__(self, config: InputConfig) -> None:
+        """By `input.mode` and `input.dense_every`."""
+        self._is_replay = config.mode == "replay"
+        self._every = config.dense_every
+        self._num_since = 0
+
+    def next(self, num_waiting: int) -> bool:
+        """Whether the image taken now is to be dense, while others wait."""
+        self._num_since += 1
+        is_due = self._num_since >= self._every
+        if not (self._is_replay or is_due or num_waiting == 0):
+            return False
+        self._num_since = 0
+        return True

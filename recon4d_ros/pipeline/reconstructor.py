@@ -46,16 +46,22 @@ class Reconstructor:
         self._aligner = Aligner(config.alignment)
         self._map = StaticMap(config.map)
         self._masks: dict[int, DynamicMask] = {}
+        self._is_dense: dict[int, bool] = {}
         self._num_final = 0
+        self._num_dense = 0
         self._last_stamp_ns = 0
 
-    def step(self, frame: Frame, on_provisional: OnProvisional | None = None) -> StepOutput:
+    def step(
+        self, frame: Frame, on_provisional: OnProvisional | None = None, *, dense: bool = True
+    ) -> StepOutput:
         """Advance by one frame.
 
         Args:
             frame: the next one; indices run on from 0 after a reset.
             on_provisional: called as soon as the frame's own result exists, before the window's
                 heavier work.
+            dense: False when the next frame is already waiting: a pose, but neither depth nor
+                mask for this frame.
 
         Returns:
             The frame's provisional result, the frames that became final, and discontinuities.
@@ -65,10 +71,12 @@ class Reconstructor:
         """
         watch = Stopwatch()
         with watch.stage("track"):
-            prediction = self._predictor.track(frame)
+            prediction = self._predictor.track(frame, dense)
         with watch.stage("segment"):
-            dynamic = self._segmenter.segment_frame(prediction)
-            self._keep_mask(dynamic)
+            dynamic = (
+                self._segmenter.segment_frame(prediction) if dense else _undecided(prediction)
+            )
+            self._keep_mask(dynamic, dense)
         with watch.stage("locate"):
             located = self._aligner.locate(frame, prediction)
             provisional = _provisional(frame, prediction, located, dynamic)
@@ -102,8 +110,9 @@ class Reconstructor:
         self._segmenter.reset()
         self._aligner.reset()
         self._map.reset()
-        self._masks = {}
+        self._masks, self._is_dense = {}, {}
         self._num_final = 0
+        self._num_dense = 0
         return MapEvent(EventKind.RESET, self._last_stamp_ns, 0, "started anew")
 
     @property
@@ -111,10 +120,19 @@ class Reconstructor:
         """Keyframes stored."""
         return self._aligner.num_keyframes
 
+    def _into_map(self, final: Reconstruction) -> None:
+        """Every `map.frame_stride`-th frame that shows depth."""
+        if not final.is_dense:
+            return
+        if self._num_dense % self._config.map.frame_stride == 0:
+            self._map.insert(final)
+        self._num_dense += 1
+
     def _window_mask(self, prediction: WindowPrediction, settled: list[int]) -> DynamicMask:
         """Masks of a window: final ones of what it settles, of the others the newest known."""
+        settled = [index for index in settled if self._is_dense[index]]
         if settled:
-            self._keep_mask(self._segmenter.segment(prediction, settled))
+            self._keep_mask(self._segmenter.segment(prediction, settled), True)
         parts = [self._masks[index] for index in prediction.indices]
         return DynamicMask(
             prediction.indices,
@@ -123,14 +141,16 @@ class Reconstructor:
             torch.cat([part.decided for part in parts]),
         )
 
-    def _keep_mask(self, dynamic: DynamicMask) -> None:
+    def _keep_mask(self, dynamic: DynamicMask, dense: bool) -> None:
         for row, index in enumerate(dynamic.indices):
             here = slice(row, row + 1)
+            self._is_dense[index] = dense
             self._masks[index] = DynamicMask(
                 (index,), dynamic.mask[here], dynamic.evidence[here], dynamic.decided[here]
             )
         while len(self._masks) > self._config.window.size:
-            del self._masks[min(self._masks)]
+            oldest = min(self._masks)
+            del self._masks[oldest], self._is_dense[oldest]
 
     def _settled_before(self, newest: int) -> int:
         """First frame number that the window ending at `newest` does not make final."""
@@ -150,11 +170,12 @@ class Reconstructor:
             aligned = self._aligner.align(window, prediction, dynamic)
             events = self._aligner.commit(aligned, window)
         with watch.stage("refine"):
-            final = tuple(_final(window, aligned, index) for index in settled)
+            final = tuple(
+                _final(window, aligned, index, self._is_dense[index]) for index in settled
+            )
         with watch.stage("map"):
             for reconstruction in final:
-                if reconstruction.frame.index % self._config.map.frame_stride == 0:
-                    self._map.insert(reconstruction)
+                self._into_map(reconstruction)
         self._num_final = max(self._num_final, settled_before)
         return final, events
 
@@ -180,11 +201,19 @@ def _provisional(
             scale_known=False,
             residual_px=prediction.residual_px,
             num_support=prediction.num_support,
+            is_dense=prediction.is_dense,
         )
     )
 
 
-def _final(window: Window, aligned: AlignedWindow, index: int) -> Reconstruction:
+def _undecided(prediction: FramePrediction) -> DynamicMask:
+    """Nothing is said of any pixel."""
+    shape = (1, *prediction.intrinsics.size)
+    nowhere = torch.zeros(shape, dtype=torch.bool)
+    return DynamicMask((prediction.index,), nowhere, torch.zeros(shape), nowhere)
+
+
+def _final(window: Window, aligned: AlignedWindow, index: int, is_dense: bool) -> Reconstruction:
     row = window.indices.index(index)
     prediction = aligned.prediction
     T_map_cam = _pose_or_none(aligned.T_map_cam[row])
@@ -209,6 +238,7 @@ def _final(window: Window, aligned: AlignedWindow, index: int) -> Reconstruction
             scale_known=False,
             residual_px=float(prediction.pose_residual_px[row]),
             num_support=int(prediction.pose_support[row]),
+            is_dense=is_dense,
         )
     )
 

@@ -12,8 +12,12 @@ class PointmapPredictor(Protocol):
 
     name: str
 
-    def track(self, frame: Frame) -> FramePrediction:
+    def track(self, frame: Frame, dense: bool = True) -> FramePrediction:
         """Pose, depth and correspondences of one frame on its arrival, from past frames only.
+
+        Args:
+            frame: the next frame.
+            dense: False when there is time for the pose only.
 
         Raises:
             PredictorError: the frame cannot be used; the predictor's state is unchanged.

@@ -30,7 +30,7 @@ from tf2_msgs.msg import TFMessage
 from recon4d_ros.config import Config
 from recon4d_ros.errors import Recon4DError
 from recon4d_ros.pipeline.factory import build_reconstructor
-from recon4d_ros.pipeline.mailbox import Mailbox
+from recon4d_ros.pipeline.mailbox import DenseSchedule, Mailbox
 from recon4d_ros.ros import qos
 from recon4d_ros.ros.diagnostics import Report, diagnostics_message
 from recon4d_ros.ros.events import EventLog, NodeEvent
@@ -267,12 +267,14 @@ class Recon4DNode(LifecycleNode):
     def _work(self, mailbox: Mailbox[Arrival], configured: _Configured) -> None:
         """The worker thread: one image after the other until the mailbox is closed."""
         rate_hz = configured.config.map.publish_rate
+        schedule = DenseSchedule(configured.config.input)
         while mailbox.is_open:
             arrival = mailbox.take(_IDLE_S)
             # The guard: whatever one image does, the next one gets its chance.
             try:
                 if arrival is not None:
-                    configured.perception.process(arrival)
+                    dense = schedule.next(num_waiting=len(mailbox))
+                    configured.perception.process(arrival, dense=dense)
                 configured.perception.publish_map_if_due(rate_hz)
             except DroppedImageError as error:
                 self._drop(configured, error.cause, str(error))

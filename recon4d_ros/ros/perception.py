@@ -33,7 +33,11 @@ class Core(Protocol):
     """The reconstruction as the node sees it."""
 
     def step(
-        self, frame: Frame, on_provisional: Callable[[Reconstruction], None] | None = None
+        self,
+        frame: Frame,
+        on_provisional: Callable[[Reconstruction], None] | None = None,
+        *,
+        dense: bool = True,
     ) -> StepOutput:
         """Advance by one frame."""
         ...
@@ -109,8 +113,12 @@ class Perception:
         """The newest status (immutable)."""
         return self._status
 
-    def process(self, arrival: Arrival) -> None:
+    def process(self, arrival: Arrival, *, dense: bool = True) -> None:
         """Take one image through the reconstruction and publish what comes of it.
+
+        Args:
+            arrival: the image.
+            dense: False when there is time for the pose only.
 
         Raises:
             Recon4DError: the image was dropped; nothing else changed.
@@ -120,7 +128,7 @@ class Perception:
             if admitted.restart is not None:
                 self._restart(admitted.restart, admitted.frame.stamp_ns)
             publish = partial(self._publish, arrival, admitted)
-            step = self._core.step(admitted.frame, publish)
+            step = self._core.step(admitted.frame, publish, dense=dense)
             self._intake.commit(admitted)
             self._complete(step, admitted)
 
@@ -184,7 +192,8 @@ class Perception:
             except FrameError as error:
                 problem = str(error)
         self._report_frames(problem, result)
-        self._outputs.publish_dense(result, admitted)
+        if result.is_dense:
+            self._outputs.publish_dense(result, admitted)
 
     def _time_pose(self, arrival: Arrival, result: Reconstruction) -> None:
         now_s = time.monotonic()

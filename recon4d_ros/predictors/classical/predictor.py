@@ -25,9 +25,15 @@ from recon4d_ros.datatypes import (
 from recon4d_ros.errors import PredictorError
 from recon4d_ros.geometry import camera
 from recon4d_ros.geometry.image_grid import fit_long_side, resize_intrinsics
-from recon4d_ros.predictors.classical import depth as dense
 from recon4d_ros.predictors.classical import rigid
-from recon4d_ros.predictors.classical.depth import InverseDepth, Rays
+from recon4d_ros.predictors.classical.depth import (
+    InverseDepth,
+    Rays,
+    carried,
+    fused,
+    measured,
+    unknown,
+)
 from recon4d_ros.predictors.classical.odometry import Odometry, Tracked
 from recon4d_ros.predictors.classical.pinhole import Pinhole
 from recon4d_ros.predictors.classical.rigid import Array
@@ -47,6 +53,7 @@ class _Known:
     fields: tuple[FlowField, ...]
     tracked: Tracked
     depth: InverseDepth
+    is_dense: bool
     is_final: bool = False
 
 
@@ -75,25 +82,35 @@ class ClassicalPredictor:
         self._odometry: Odometry | None = None
         self._gauge_start = 0
 
-    def track(self, frame: Frame) -> FramePrediction:
+    def track(self, frame: Frame, dense: bool = True) -> FramePrediction:
         """Pose, depth and flow of a frame, from past frames only.
+
+        Args:
+            frame: the next frame.
+            dense: False: its pose only.
 
         Raises:
             PredictorError: the frame's size or intrinsics differ from those before.
         """
         self._check(frame)
         grey = _grey(frame)
-        # Flow and odometry know nothing of each other, and OpenCV works outside the GIL.
-        flowing = self._worker.submit(
-            self._flow.push, frame.index, _fitted(grey, self._dense.size)
-        )
-        tracked = self._advance(frame, _fitted(grey, self._tracking_size))
-        fields = flowing.result()
-        estimate = self._arrival_depth(frame.index, fields)
-        self._remember(frame, tracked, fields, estimate)
+        image = _fitted(grey, self._tracking_size)
+        fields: tuple[FlowField, ...] = ()
+        estimate = unknown(self._dense.size)
+        if dense:
+            # Flow and odometry know nothing of each other, and OpenCV works outside the GIL.
+            small = _fitted(grey, self._dense.size)
+            flowing = self._worker.submit(self._flow.push, frame.index, small)
+            tracked = self._advance(frame, image)
+            fields = flowing.result()
+            estimate = self._arrival_depth(frame.index, fields)
+        else:
+            tracked = self._advance(frame, image)
+        self._remember(frame, tracked, fields, estimate, dense)
         prediction = self._frame_prediction(frame, tracked, fields, estimate)
+        prediction = replace(prediction, is_dense=dense)
         if tracked.T_cam_world is None:
-            self._start_anew(frame, _fitted(grey, self._tracking_size))
+            self._start_anew(frame, image)
         return prediction
 
     def predict(self, window: Window) -> WindowPrediction:
@@ -183,7 +200,7 @@ class ClassicalPredictor:
 
     def _arrival_depth(self, index: int, fields: tuple[FlowField, ...]) -> InverseDepth:
         from_here = [field for field in fields if field.source == index]
-        now = dense.measured(from_here, self._poses(), self._rays, self._config.depth)
+        now = measured(from_here, self._poses(), self._rays, self._config.depth)
         return self._with_past(index, from_here, now)
 
     def _with_past(self, index: int, fields: list[FlowField], now: InverseDepth) -> InverseDepth:
@@ -197,8 +214,8 @@ class ClassicalPredictor:
         if known is None or known.gauge != self._gauge or field.target not in poses:
             return now
         T = poses[field.target] @ rigid.inverse(poses[index])
-        prior = dense.carried(known.depth, field, T, self._rays, self._config.depth)
-        return dense.fused(now, prior, self._config.depth)
+        prior = carried(known.depth, field, T, self._rays, self._config.depth)
+        return fused(now, prior, self._config.depth)
 
     def _settled(self, window: Window) -> list[int]:
         """Frames that this window makes final and that are not measured finally yet."""
@@ -211,10 +228,10 @@ class ClassicalPredictor:
         """Depth of a frame from past and later partners, with adjusted poses."""
         known = self._known[index]
         estimate = known.depth
-        if known.gauge == self._gauge:
+        if known.gauge == self._gauge and known.is_dense:
             later = [field for entry in self._known.values() for field in entry.fields]
             fields = [field for field in later if field.source == index]
-            now = dense.measured(fields, self._poses(), self._rays, self._config.depth)
+            now = measured(fields, self._poses(), self._rays, self._config.depth)
             estimate = self._with_past(index, fields, now)
         self._known[index] = replace(known, depth=estimate, is_final=True)
 
@@ -225,8 +242,9 @@ class ClassicalPredictor:
         tracked: Tracked,
         fields: tuple[FlowField, ...],
         estimate: InverseDepth,
+        is_dense: bool,
     ) -> None:
-        known = _Known(self._gauge, frame.stamp_ns, fields, tracked, estimate)
+        known = _Known(self._gauge, frame.stamp_ns, fields, tracked, estimate, is_dense)
         self._known[frame.index] = known
         while len(self._known) > self._config.window.size:
             self._known.popitem(last=False)
@@ -335,7 +353,7 @@ class ClassicalPredictor:
     def _dense_maps(self, known: list[_Known], here: list[bool]) -> tuple[Tensor, Tensor]:
         """Depth and confidence (T, H, W); nothing for frames outside the gauge."""
         limit = self._config.depth.max_relative_sigma
-        empty = dense.unknown(self._dense.size)
+        empty = unknown(self._dense.size)
         maps = [entry.depth if ok else empty for entry, ok in zip(known, here, strict=True)]
         depth = np.stack([entry.depth(limit) for entry in maps])
         confidence = np.stack([entry.confidence(limit) for entry in maps])
