@@ -48,10 +48,10 @@ class ExactScene:
             names_gauge=names_gauge,
         )
 
-    def track(self, frame: Frame) -> FramePrediction:
+    def track(self, frame: Frame, dense: bool = True) -> FramePrediction:
         past = [frame.index - offset for offset in OFFSETS if frame.index >= offset]
         flows = tuple(flow(a, b) for p in past for a, b in ((frame.index, p), (p, frame.index)))
-        return self.truth.frame(frame.index, 0, flows=flows)
+        return self.truth.frame(frame.index, 0, flows=flows, is_dense=dense)
 
     def predict(self, window: Window) -> WindowPrediction:
         inside = window.indices
