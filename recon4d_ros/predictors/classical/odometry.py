@@ -45,6 +45,7 @@ from recon4d_ros.predictors.classical.tracks import (
 )
 
 _MIN_SUPPORT = 12  # points under which a pose is not one
+_PLAIN_SHARE = 0.8  # of the points agree: no need to look for another pose
 _NEIGHBOURS = 5  # known points that lend a new one its depth
 _LONGEST_GUESS_PX = 60.0
 _FOCALS = (0.7, 0.95, 1.3)  # of the long side, tried when the focal length is not given
@@ -172,7 +173,9 @@ class Odometry:
         return Tracked(fit.T_cam_world, TrackingState.TRACKING, fit.residual_px, support)
 
     def _better(self, seen: Sightings, rows: Index, fit: PoseFit) -> PoseFit:
-        """A sampled pose instead, if clearly more points agree with it."""
+        """A sampled pose instead, if too few points agree and clearly more agree with that one."""
+        if fit.inlier.mean() > _PLAIN_SHARE:
+            return fit
         table = self._table
         sure = table.rho_sigma[rows] < SURE * table.rho[rows]
         subset = Sightings(

@@ -343,8 +343,11 @@ class ClassicalPredictor:
     def _points_key(self, depth: Tensor, T_key_cam: Tensor) -> Tensor:
         """Pointmaps (T, H, W, 3) in the key camera of depths (T, H, W)."""
         rays = camera.directions(camera.pixel_grid(self._dense.size), self._dense).flatten(0, 1)
-        points = torch.empty(*depth.shape, 3)
+        points = torch.full((*depth.shape, 3), torch.nan)
+        known = depth.isfinite().flatten(1).any(dim=1)
         for row, T in enumerate(T_key_cam.float()):
+            if not known[row]:
+                continue
             flat = points[row].view(-1, 3)
             torch.mm(rays, T[:3, :3].mT, out=flat)
             flat.mul_(depth[row].view(-1, 1)).add_(T[:3, 3])

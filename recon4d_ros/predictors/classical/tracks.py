@@ -13,7 +13,7 @@ Mask = NDArray[np.bool_]
 Grey = NDArray[np.uint8]
 
 _WINDOW_PX = (17, 17)
-_LEVELS = 4
+_LEVELS = 3
 _STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
 _BORDER_PX = 4
 _LEAST_STRENGTH = 1e-4  # least eigenvalue of the structure tensor worth tracking, OpenCV's units
