@@ -81,6 +81,26 @@ def test_the_provisional_result_is_handed_over_before_the_step_ends():
     assert len(early) == 5
 
 
+def test_frames_in_a_hurry_have_a_pose_and_nothing_else():
+    reconstructor = build_reconstructor(SMALL)
+    arrived, final = [], []
+    for frame in stream():
+        out = reconstructor.step(frame, dense=frame.index % 3 == 0)
+        arrived.append(out.provisional)
+        final += out.final
+    final += reconstructor.finish()
+    assert [r.frame.index for r in final] == list(range(LENGTH))
+    for result in (*arrived, *final):
+        assert result.is_dense == (result.frame.index % 3 == 0)
+        assert result.T_map_cam is not None
+        if not result.is_dense:
+            assert not bool(result.depth.isfinite().any())
+            assert not bool(result.dynamic_mask.any())
+    assert final[24].depth.isfinite().float().mean() > 0.5
+    for a, b in zip(arrived, reference().provisional, strict=True):
+        assert torch.equal(a.T_map_cam, b.T_map_cam)
+
+
 def test_finish_gives_the_rest_once():
     reconstructor = build_reconstructor(SMALL)
     assert reconstructor.finish() == ()
