@@ -50,7 +50,8 @@ ensure_transport_profile()
 REPOSITORY = Path(__file__).resolve().parents[1]
 # Each session has a ROS domain of its own, below the ports that Linux gives out by itself.
 _DOMAINS = itertools.count(os.getpid())
-WAIT_S = 15.0
+# Long, for machines with other work: a process imports torch before it speaks.
+WAIT_S = 60.0
 SIZE = (48, 64)
 PERIOD_NS = 33_000_000
 START_NS = 1_700_000_000_000_000_000
