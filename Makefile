@@ -5,7 +5,7 @@ BIN := .venv/bin
 
 setup: ; @$(PYTHON) requirements/install.py $(if $(GPU),--gpu) $(if $(ROS),--ros $(ROS))
 
-demo: setup ; $(BIN)/recon4d demo --out demo_out --overwrite $(if $(SEQUENCE),--sequence $(SEQUENCE))
+demo: setup ; $(BIN)/recon4d demo --out demo_out --overwrite $(if $(SEQUENCE),--sequence $(SEQUENCE)) $(if $(RATE),--rate $(RATE))
 
 test: setup ; $(BIN)/python -m pytest
 

@@ -326,8 +326,9 @@ def table(figures: RunFigures) -> list[str]:
         spread = f"of a camera that spreads over {trajectory.spread:.3f} m"
         rows.append(("trajectory", f"ATE {trajectory.ate.rmse:.4f} m, Sim(3), {spread}"))
     if depth is not None:
+        pixels = "all pixels" if masks is None else "static pixels"
         known = f"{depth.valid_share:.0%} of them known"
-        rows.append(("depth", f"AbsRel {depth.abs_rel:.4f} on static pixels, {known}"))
+        rows.append(("depth", f"AbsRel {depth.abs_rel:.4f} on {pixels}, {known}"))
     if masks is not None:
         shares = f"recall {masks.recall:.3f}, precision {masks.precision:.3f}"
         rows.append(("moving", f"IoU {masks.iou:.3f}, {shares}"))
