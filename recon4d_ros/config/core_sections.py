@@ -85,6 +85,12 @@ class OdometryConfig:
         minimum=0.2,
         maximum=100.0,
     )
+    sure_depth_error: float = setting(
+        0.05,
+        "relative error of the depths below which poses that were handed out as final are fixed",
+        minimum=0.0,
+        maximum=1.0,
+    )
     iterations: int = setting(4, "bundle adjustment steps per window", minimum=1, maximum=50)
 
 

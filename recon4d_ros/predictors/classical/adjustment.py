@@ -42,7 +42,7 @@ def window_problem(
 ) -> Setup:
     """Everything the table remembers; frames before `first_free` keep their pose.
 
-    They were handed out as final: a pose that still moved would tear the path.
+    So do hosts that left the table: nothing but their own points holds them any more.
     """
     columns = np.flatnonzero(table.frames >= 0)
     columns = columns[np.argsort(table.frames[columns])]
@@ -54,7 +54,7 @@ def window_problem(
     uv = np.full((len(rows), len(frames), 2), np.nan)
     uv[:, len(outside) :] = camera.normalised(table.uv[np.ix_(rows, columns)])
     free = np.array(frames) >= first_free
-    free[0] = False
+    free[: max(len(outside), 1)] = False
     prior = table.rho_prior[rows]
     sure = table.rho_sigma[rows] < SURE * table.rho[rows]
     problem = Problem(
@@ -84,6 +84,20 @@ def regauged(setup: Setup, keyframes: Sequence[int], solution: Solution) -> Solu
         for T in (problem.T_cam_world, solution.T_cam_world)
     )
     return solution.scaled(float(before / after)) if before > 0 and after > 0 else solution
+
+
+def depth_error(table: TrackTable, setup: Setup, solution: Solution) -> float:
+    """Median relative error of the live points' depths.
+
+    Their standard deviations assume the noise of the robust kernel; where more than that is left
+    over, a rolling shutter or blur, they are that much too small.
+    """
+    live = table.alive[setup.rows]
+    if not live.any():
+        return np.inf
+    relative = np.median(solution.rho_sigma[live] / solution.rho[live])
+    excess = float(np.nanmedian(solution.residual_px)) / setup.problem.sigma_px
+    return float(relative) * max(1.0, excess)
 
 
 def take_over(table: TrackTable, setup: Setup, solution: Solution, outlier_px: float) -> None:

@@ -16,6 +16,7 @@ from recon4d_ros.datatypes import TrackingState
 from recon4d_ros.predictors.classical import bundle, rigid
 from recon4d_ros.predictors.classical.adjustment import (
     SURE,
+    depth_error,
     regauged,
     take_over,
     window_problem,
@@ -91,6 +92,7 @@ class Odometry:
         self._keyframes: list[int] = []
         self._keyframe_points = 0
         self._velocity = np.eye(4)
+        self._depth_error = np.inf
         self._grey: Grey = np.zeros((0, 0), np.uint8)
         self._rotation_px = 0.0
         self._next_try_px = config.bootstrap_px
@@ -122,11 +124,15 @@ class Odometry:
         """Bundle adjustment over the window and the keyframes."""
         if not self.ready:
             return
-        first_free = self._recent[-1] - self._window.final_lag
+        # What was handed out as final stays, lest the path tear; but not on an unsure structure,
+        # which could then never mend.
+        is_sure = self._depth_error < self._config.sure_depth_error
+        first_free = self._recent[-1] - self._window.final_lag if is_sure else 0
         setup = window_problem(self._table, self.poses, self.camera, first_free, self._config)
         solution = bundle.solve(setup.problem, self._config.iterations)
         solution = regauged(setup, self._keyframes, solution)
         self.poses.update(zip(setup.frames, solution.T_cam_world, strict=True))
+        self._depth_error = depth_error(self._table, setup, solution)
         take_over(self._table, setup, solution, self._config.outlier_px)
         self._velocity = self.poses[self._recent[-1]] @ rigid.inverse(self.poses[self._recent[-2]])
 
