@@ -44,6 +44,9 @@ def main() -> int:
     except Recon4DError as error:
         print(f"make bench: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("make bench: stopped; the parts that were complete are on the disk", file=sys.stderr)
+        return 130
     with_target = [row for row in rows if row.target is not None]
     missed = [row for row in with_target if not row.passed]
     print(to_text(rows))

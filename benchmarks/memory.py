@@ -50,12 +50,18 @@ def _samples(sequence: Path) -> Iterator[tuple[int, int]]:
     begin_s = time.monotonic()
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
-        for line in process.stdout:
-            num_frames, size = json.loads(line)
-            rate = num_frames / (time.monotonic() - begin_s)
-            text = f"  {num_frames} of {LATE} frames, {size / 2**20:.0f} MiB, {rate:.1f} frames/s"
-            print(text, file=sys.stderr, flush=True)
-            yield num_frames, size
+        try:
+            for line in process.stdout:
+                num_frames, size = json.loads(line)
+                rate = num_frames / (time.monotonic() - begin_s)
+                text = (
+                    f"{num_frames} of {LATE} frames, {size / 2**20:.0f} MiB, {rate:.1f} frames/s"
+                )
+                print(f"  {text}", file=sys.stderr, flush=True)
+                yield num_frames, size
+        except BaseException:
+            process.kill()
+            raise
     if process.returncode:
         raise RunFailedError(f"benchmarks.memory ended with code {process.returncode}; see above")
 
