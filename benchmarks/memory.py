@@ -48,16 +48,17 @@ def _samples(sequence: Path) -> Iterator[tuple[int, int]]:
     """
     command = [sys.executable, "-m", "benchmarks.memory", str(sequence)]
     begin_s = time.monotonic()
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True) as process:
+    # In a session of its own, so that Ctrl-C reaches this process alone, which ends the other.
+    with subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, text=True, start_new_session=True
+    ) as process:
         assert process.stdout is not None
         try:
             for line in process.stdout:
                 num_frames, size = json.loads(line)
                 rate = num_frames / (time.monotonic() - begin_s)
-                text = (
-                    f"{num_frames} of {LATE} frames, {size / 2**20:.0f} MiB, {rate:.1f} frames/s"
-                )
-                print(f"  {text}", file=sys.stderr, flush=True)
+                progress = f"{num_frames} of {LATE} frames, {rate:.1f} frames/s"
+                print(f"  {progress}, {size / 2**20:.0f} MiB", file=sys.stderr, flush=True)
                 yield num_frames, size
         except BaseException:
             process.kill()
