@@ -166,7 +166,7 @@ def _evaluate(
     transfers = [_transfer(problem, group, T, rho) for group in groups]
     cost = (problem.rho_prior_weight * (rho - problem.rho_prior) ** 2).sum()
     for group, transfer in zip(groups, transfers, strict=True):
-        squared = (transfer.residual**2).sum(-1)[group.seen]
+        squared = _squared(transfer.residual)[group.seen]
         cost += np.log1p(squared / problem.sigma_px**2).sum()
     return transfers, float(cost)
 
@@ -178,61 +178,95 @@ def _transfer(problem: Problem, group: _Group, T: Array, rho: Array) -> _Transfe
     z = np.maximum(q[..., 2], _MIN_Z)
     uv = q[..., :2] / z[..., None]
     residual = problem.focal_px * (uv - group.uv)
-    r2 = (residual**2).sum(-1) / problem.sigma_px**2
+    r2 = _squared(residual) / problem.sigma_px**2
     weight = np.where(group.seen, 1.0 / (1.0 + r2), 0.0) / problem.sigma_px**2
     return _Transfer(z, uv, residual, weight, R, t)
 
 
-def _jacobians(problem: Problem, group: _Group, at: _Transfer, rho: Array) -> tuple[Array, Array]:
-    """Residual by the frame's twist (F, n, 2, 6) and by rho (F, n, 2), px."""
-    f, (u, v) = problem.focal_px, (at.uv[..., 0], at.uv[..., 1])
+def _squared(vectors: Array) -> Array:
+    """Squared lengths of (..., 2): numpy sums over an axis of two are ten times slower."""
+    return np.asarray(vectors[..., 0] ** 2 + vectors[..., 1] ** 2)
+
+
+def _dot(one: Array, other: Array) -> Array:
+    """Sum of products (n,) of two (F, n, 2) over frames and coordinates."""
+    return np.asarray(np.einsum("fnk,fnk->n", one, other))
+
+
+def _by_rho(problem: Problem, at: _Transfer) -> Array:
+    """Residual by rho (F, n, 2), px."""
+    t = at.t[:, None]
+    return np.asarray((problem.focal_px / at.z)[..., None] * (t[..., :2] - at.uv * t[..., 2:]))
+
+
+def _by_pose(problem: Problem, group: _Group, at: _Transfer, rho: Array, frames: Index) -> Array:
+    """Residual by the twist of the frame it is seen in (frames, n, 2, 6), px."""
+    f, u, v = problem.focal_px, at.uv[frames, :, 0], at.uv[frames, :, 1]
     J = np.zeros((*u.shape, 2, 6))
-    near = f * rho[group.rows] / at.z
+    near = f * rho[group.rows] / at.z[frames]
     J[..., 0, 0] = J[..., 1, 1] = near
     J[..., 0, 2], J[..., 1, 2] = -near * u, -near * v
     J[..., 0, 3], J[..., 0, 4], J[..., 0, 5] = -f * u * v, f * (1 + u * u), -f * v
     J[..., 1, 3], J[..., 1, 4], J[..., 1, 5] = -f * (1 + v * v), f * u * v, f * u
-    t = at.t[:, None]
-    J_rho = (f / at.z)[..., None] * (t[..., :2] - at.uv * t[..., 2:])
-    return J, J_rho
+    return J
 
 
 def _normal_equations(
     problem: Problem, groups: list[_Group], transfers: list[_Transfer], T: Array, rho: Array
 ) -> _System:
     num_points, num_frames = len(rho), len(T)
-    H = np.zeros((num_frames, 6, num_frames, 6))
-    g = np.zeros((num_frames, 6))
-    cross = np.zeros((num_points, num_frames, 6))
-    h = problem.rho_prior_weight.copy()
-    g_rho = problem.rho_prior_weight * (rho - problem.rho_prior)
-    diagonal = np.arange(num_frames)
-    for group, at in zip(groups, transfers, strict=True):
-        J, J_rho = _jacobians(problem, group, at, rho)
-        rows = len(group.rows)
-        J = J.reshape(num_frames, 2 * rows, 6)
-        weighted = J * np.repeat(at.weight, 2, axis=1)[..., None]
-        A = weighted.transpose(0, 2, 1) @ J  # F 6 6
-        b = (weighted.transpose(0, 2, 1) @ at.residual.reshape(num_frames, -1, 1))[..., 0]
-        # The host moves the other way round: its Jacobian is -J Ad(T_frame_host).
-        Ad = -rigid.adjoint(T @ rigid.inverse(T[group.host]))
-        AdT = Ad.transpose(0, 2, 1)
-        H[diagonal, :, diagonal] += A
-        H[group.host, :, group.host] += (AdT @ A @ Ad).sum(0)
-        mixed = AdT @ A
-        H[group.host] += mixed.transpose(1, 0, 2)
-        H[:, :, group.host] += mixed.transpose(0, 2, 1)
-        g += b
-        g[group.host] += (AdT @ b[..., None])[..., 0].sum(0)
-        wJ = weighted.reshape(num_frames, rows, 2, 6)
-        c = (J_rho[..., None] * wJ).sum(2)  # F n 6
-        cross[group.rows] += c.transpose(1, 0, 2)
-        cross[group.rows, group.host] += (c @ Ad).sum(0)
-        wJ_rho = at.weight[..., None] * J_rho
-        h[group.rows] += (wJ_rho * J_rho).sum((0, 2))
-        g_rho[group.rows] += (wJ_rho * at.residual).sum((0, 2))
     size = 6 * num_frames
-    return _System(H.reshape(size, size), g.reshape(size), cross.reshape(-1, size), h, g_rho)
+    system = _System(
+        H=np.zeros((size, size)),
+        g=np.zeros(size),
+        cross=np.zeros((num_points, size)),
+        h=problem.rho_prior_weight.copy(),
+        g_rho=problem.rho_prior_weight * (rho - problem.rho_prior),
+    )
+    for group, at in zip(groups, transfers, strict=True):
+        J_rho = _by_rho(problem, at)
+        wJ_rho = at.weight[..., None] * J_rho
+        system.h[group.rows] += _dot(wJ_rho, J_rho)
+        system.g_rho[group.rows] += _dot(wJ_rho, at.residual)
+        _add_poses(problem, group, at, T, rho, J_rho, system)
+    return system
+
+
+def _add_poses(
+    problem: Problem,
+    group: _Group,
+    at: _Transfer,
+    T: Array,
+    rho: Array,
+    J_rho: Array,
+    system: _System,
+) -> None:
+    """The blocks of poses; those of two fixed ones are never used and left out."""
+    host = group.host
+    frames = np.arange(len(T)) if problem.free[host] else np.flatnonzero(problem.free)
+    count = len(group.rows)
+    H = system.H.reshape(len(T), 6, len(T), 6)
+    g, cross = system.g.reshape(-1, 6), system.cross.reshape(-1, len(T), 6)
+    J = _by_pose(problem, group, at, rho, frames).reshape(len(frames), 2 * count, 6)
+    weighted = J * np.repeat(at.weight[frames], 2, axis=1)[..., None]
+    A = weighted.transpose(0, 2, 1) @ J  # frames 6 6
+    residual = at.residual[frames].reshape(len(frames), -1, 1)
+    b = (weighted.transpose(0, 2, 1) @ residual)[..., 0]
+    wJ = weighted.reshape(len(frames), count, 2, 6)
+    by_rho = J_rho[frames]
+    c = by_rho[..., :1] * wJ[..., 0, :] + by_rho[..., 1:] * wJ[..., 1, :]  # frames n 6
+    H[frames, :, frames] += A
+    g[frames] += b
+    cross[group.rows[:, None], frames] += c.transpose(1, 0, 2)
+    if problem.free[host]:
+        # The host moves the other way round: its Jacobian is -J Ad(T_frame_host).
+        Ad = -rigid.adjoint(T @ rigid.inverse(T[host]))
+        mixed = Ad.transpose(0, 2, 1) @ A
+        H[host, :, host] += (mixed @ Ad).sum(0)
+        H[host] += mixed.transpose(1, 0, 2)
+        H[:, :, host] += mixed.transpose(0, 2, 1)
+        g[host] += (Ad.transpose(0, 2, 1) @ b[..., None])[..., 0].sum(0)
+        cross[group.rows, host] += (c @ Ad).sum(0)
 
 
 def _step(system: _System, free_frames: Mask, damping: float) -> tuple[Array, Array]:
@@ -261,9 +295,9 @@ def _solution(
     information = problem.rho_prior_weight.copy()
     residual = np.full(problem.uv.shape[:2], np.nan)
     for group, at in zip(groups, transfers, strict=True):
-        _, J_rho = _jacobians(problem, group, at, rho)
-        information[group.rows] += (at.weight[..., None] * J_rho**2).sum((0, 2))
-        length = np.where(group.seen, np.linalg.norm(at.residual, axis=-1), np.nan)
+        J_rho = _by_rho(problem, at)
+        information[group.rows] += _dot(at.weight[..., None] * J_rho, J_rho)
+        length = np.where(group.seen, np.sqrt(_squared(at.residual)), np.nan)
         residual[group.rows] = length.T
     sigma = 1.0 / np.sqrt(np.maximum(information, 1e-12))
     return Solution(T, rho, sigma, residual, cost, used)
