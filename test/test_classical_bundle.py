@@ -118,9 +118,29 @@ def moved(given_problem, T, rho, step):
     return rigid.exp(step[:size].reshape(-1, 6)) @ T, rho + step[size:]
 
 
+def test_fixed_poses_change_no_block_of_the_free_ones():
+    given_problem, _, _ = problem(noise_px=0.5, start_error=0.01, count=12)
+    T, rho = given_problem.T_cam_world, given_problem.rho
+    free = np.arange(len(T)) >= len(T) - 2
+    systems = []
+    for mask in (free, np.ones(len(T), bool)):
+        some = replace(given_problem, free=mask)
+        groups = bundle._groups(some)
+        transfers, _ = bundle._evaluate(some, groups, T, rho)
+        systems.append(bundle._normal_equations(some, groups, transfers, T, rho))
+    part, whole = systems
+    used = np.repeat(free, 6)
+    assert np.allclose(part.H[np.ix_(used, used)], whole.H[np.ix_(used, used)], rtol=1e-12)
+    assert np.allclose(part.cross[:, used], whole.cross[:, used], rtol=1e-12)
+    assert np.allclose(part.g[used], whole.g[used], rtol=1e-12)
+    assert np.allclose(part.h, whole.h) and np.allclose(part.g_rho, whole.g_rho)
+
+
 def test_normal_equations_equal_finite_differences():
     given_problem, _, _ = problem(noise_px=0.5, start_error=0.01, count=12)
-    given_problem = replace(given_problem, rho_prior_weight=np.full(12, 0.7))
+    # Blocks of two fixed poses are left out: with all of them free every block is there.
+    everything = np.ones(len(given_problem.free), bool)
+    given_problem = replace(given_problem, rho_prior_weight=np.full(12, 0.7), free=everything)
     T, rho = given_problem.T_cam_world, given_problem.rho
     groups = bundle._groups(given_problem)
     transfers, at_start = bundle._evaluate(given_problem, groups, T, rho)

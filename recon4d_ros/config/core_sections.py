@@ -85,6 +85,9 @@ class OdometryConfig:
         minimum=0.2,
         maximum=100.0,
     )
+    max_adjusted: int = setting(
+        1000, "points in a bundle adjustment, the most seen first", minimum=50, maximum=100_000
+    )
     sure_depth_error: float = setting(
         0.05,
         "relative error of the depths below which poses that were handed out as final are fixed",

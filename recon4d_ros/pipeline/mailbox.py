@@ -11,6 +11,9 @@ from recon4d_ros.config import InputConfig
 
 Item = TypeVar("Item")
 
+# An image that waited no longer found the worker idle: there is time for more than its pose.
+IN_TIME_S = 0.003
+
 
 class Mailbox(Generic[Item]):
     """A bounded queue between two threads.
@@ -99,11 +102,11 @@ class DenseSchedule:
         self._every = config.dense_every
         self._num_since = 0
 
-    def next(self, num_waiting: int) -> bool:
-        """Whether the image taken now is to be dense, while others wait."""
+    def next(self, waited_s: float) -> bool:
+        """Whether the image taken now, after it waited so long, is to be dense."""
         self._num_since += 1
         is_due = self._num_since >= self._every
-        if not (self._is_replay or is_due or num_waiting == 0):
+        if not (self._is_replay or is_due or waited_s < IN_TIME_S):
             return False
         self._num_since = 0
         return True

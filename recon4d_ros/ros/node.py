@@ -273,7 +273,7 @@ class Recon4DNode(LifecycleNode):
             # The guard: whatever one image does, the next one gets its chance.
             try:
                 if arrival is not None:
-                    dense = schedule.next(num_waiting=len(mailbox))
+                    dense = schedule.next(time.monotonic() - arrival.received_s)
                     configured.perception.process(arrival, dense=dense)
                 configured.perception.publish_map_if_due(rate_hz)
             except DroppedImageError as error:

@@ -47,7 +47,7 @@ def window_problem(
     columns = np.flatnonzero(table.frames >= 0)
     columns = columns[np.argsort(table.frames[columns])]
     seen = np.isfinite(table.uv[:, columns, 0]).sum(axis=1)
-    rows = np.flatnonzero(table.used & (seen >= 2))
+    rows = _most_seen(np.flatnonzero(table.used & (seen >= 2)), seen, config.max_adjusted)
     inside = table.frames[columns].tolist()
     outside = sorted(set(table.host[rows].tolist()) - set(inside))
     frames = [*outside, *inside]
@@ -70,6 +70,13 @@ def window_problem(
         sigma_px=config.noise_px,
     )
     return Setup(rows, frames, problem)
+
+
+def _most_seen(rows: Index, seen: Index, limit: int) -> Index:
+    """The rows with the most sights, in their order; older points first among equals."""
+    if len(rows) <= limit:
+        return rows
+    return np.sort(rows[np.argsort(-seen[rows], kind="stable")[:limit]])
 
 
 def regauged(setup: Setup, keyframes: Sequence[int], solution: Solution) -> Solution:

@@ -244,6 +244,8 @@ def _add_poses(
     """The blocks of poses; those of two fixed ones are never used and left out."""
     host = group.host
     frames = np.arange(len(T)) if problem.free[host] else np.flatnonzero(problem.free)
+    if len(frames) == 0:
+        return
     count = len(group.rows)
     H = system.H.reshape(len(T), 6, len(T), 6)
     g, cross = system.g.reshape(-1, 6), system.cross.reshape(-1, len(T), 6)
