@@ -94,7 +94,7 @@ class OdometryConfig:
         minimum=0.0,
         maximum=1.0,
     )
-    iterations: int = setting(4, "bundle adjustment steps per window", minimum=1, maximum=50)
+    iterations: int = setting(3, "bundle adjustment steps per window", minimum=1, maximum=50)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ class InputConfig:
         choices=("live", "replay"),
     )
     dense_every: int = setting(
-        4,
+        5,
         "live: at least every n-th processed image gets depth and a mask; the others get them "
         "when no image waits",
         minimum=1,

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 Matrix = NDArray[np.float64]
 
-NUM_SAMPLES = 500
+NUM_SAMPLES = 700
 MIN_SAMPLES = 60
 # Random trials of a robust fit; more of them change no mask.
 MAX_TRIALS = 150

@@ -42,6 +42,11 @@ class Votes:
     evidence: Floats
     decided: Bools
 
+    def louder(self, num_pairs: int, num_judged: int) -> Votes:
+        """The judged pairs speak for those that were left out, too."""
+        factor = np.float32(num_pairs / max(num_judged, 1))
+        return Votes(factor * self.belief, self.evidence, self.decided)
+
 
 def join(pairs: Sequence[PairEvidence], size: tuple[int, int]) -> Votes:
     """Votes of pairs that share their source frame; none at all leave all undecided."""

@@ -82,15 +82,17 @@ class Segmenter:
     def _arrive(self, index: int, flows: Iterable[FlowField], size: tuple[int, int]) -> Votes:
         """Votes of the past partners, with what the nearest of them was believed to be."""
         past = [flow for flow in flows if flow.source == index and flow.target < index]
-        past = _nearest_and_farthest(past)
-        votes = join(_voting(self._judged(past)), size)
+        judged = _nearest_and_farthest(past)
+        votes = join(_voting(self._judged(judged)), size).louder(len(past), len(judged))
         votes = self._with_memory(votes, past, max)
         return _keep(self._arrivals, index, votes, MAX_FRAMES)
 
     def _final(self, index: int, flows: Iterable[FlowField], size: tuple[int, int]) -> Votes:
         """The arrival's votes, those of the later partners, and what the nearest of them was."""
         later = _later(index, flows)
-        votes = join(_voting(self._pairs[flow.source, flow.target] for flow in later), size)
+        judged = _nearest_and_farthest(later)
+        pairs = _voting(self._pairs[flow.source, flow.target] for flow in judged)
+        votes = join(pairs, size).louder(len(later), len(judged))
         return self._with_memory(add(self._arrivals[index], votes), later, min)
 
     def _with_memory(
@@ -104,7 +106,7 @@ class Segmenter:
 
     def _judge_later(self, flows: Iterable[FlowField], wanted: Sequence[int]) -> None:
         """Judge the pairs with later partners that no earlier window has judged."""
-        later = [flow for index in wanted for flow in _later(index, flows)]
+        later = [flow for i in wanted for flow in _nearest_and_farthest(_later(i, flows))]
         new = [flow for flow in later if (flow.source, flow.target) not in self._pairs]
         bound = max(MAX_PAIRS, len(later))
         for flow, pair in zip(new, self._judged(new), strict=True):
@@ -136,8 +138,7 @@ class Segmenter:
 
 
 def _later(index: int, flows: Iterable[FlowField]) -> list[FlowField]:
-    later = [flow for flow in flows if flow.source == index and flow.target > index]
-    return _nearest_and_farthest(later)
+    return [flow for flow in flows if flow.source == index and flow.target > index]
 
 
 def _nearest_and_farthest(flows: list[FlowField]) -> list[FlowField]:

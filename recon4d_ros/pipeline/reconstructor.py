@@ -216,8 +216,9 @@ def _undecided(prediction: FramePrediction) -> DynamicMask:
 def _final(window: Window, aligned: AlignedWindow, index: int, is_dense: bool) -> Reconstruction:
     row = window.indices.index(index)
     prediction = aligned.prediction
+    shape = prediction.intrinsics.size
     T_map_cam = _pose_or_none(aligned.T_map_cam[row])
-    depth = _own_depth(aligned, row)
+    depth = _own_depth(aligned, row) if is_dense else torch.full(shape, torch.nan)
     state = prediction.states[row] if T_map_cam is not None else TrackingState.LOST
     if T_map_cam is not None and state is TrackingState.LOST:
         state = TrackingState.TRACKING  # posed by the map, not by the predictor

@@ -13,7 +13,9 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from recon4d_ros.config import DepthConfig
 from recon4d_ros.datatypes import FlowField, Intrinsics
@@ -68,12 +70,14 @@ class Rays:
         x, y: (H, W) float32.
         focal: fx, fy, px of the grid.
         centre: cx, cy.
+        directions: (H W, 3) float32, the same with z = 1, row by row.
     """
 
     x: Map
     y: Map
     focal: tuple[float, float]
     centre: tuple[float, float]
+    directions: Tensor
 
     @staticmethod
     def of(grid: Intrinsics) -> Rays:
@@ -81,7 +85,8 @@ class Rays:
         u = (np.arange(grid.width, dtype=np.float32) - grid.cx) / grid.fx
         v = (np.arange(grid.height, dtype=np.float32) - grid.cy) / grid.fy
         x, y = np.meshgrid(u.astype(np.float32), v.astype(np.float32))
-        return Rays(x, y, (grid.fx, grid.fy), (grid.cx, grid.cy))
+        directions = torch.from_numpy(np.stack([x, y, np.ones_like(x)], axis=-1).reshape(-1, 3))
+        return Rays(x, y, (grid.fx, grid.fy), (grid.cx, grid.cy), directions)
 
 
 def measured(

@@ -23,7 +23,6 @@ from recon4d_ros.datatypes import (
     WindowPrediction,
 )
 from recon4d_ros.errors import PredictorError
-from recon4d_ros.geometry import camera
 from recon4d_ros.geometry.image_grid import fit_long_side, resize_intrinsics
 from recon4d_ros.predictors.classical import rigid
 from recon4d_ros.predictors.classical.depth import (
@@ -342,7 +341,7 @@ class ClassicalPredictor:
 
     def _points_key(self, depth: Tensor, T_key_cam: Tensor) -> Tensor:
         """Pointmaps (T, H, W, 3) in the key camera of depths (T, H, W)."""
-        rays = camera.directions(camera.pixel_grid(self._dense.size), self._dense).flatten(0, 1)
+        rays = self._rays.directions
         points = torch.full((*depth.shape, 3), torch.nan)
         known = depth.isfinite().flatten(1).any(dim=1)
         for row, T in enumerate(T_key_cam.float()):
@@ -356,10 +355,12 @@ class ClassicalPredictor:
     def _dense_maps(self, known: list[_Known], here: list[bool]) -> tuple[Tensor, Tensor]:
         """Depth and confidence (T, H, W); nothing for frames outside the gauge."""
         limit = self._config.depth.max_relative_sigma
-        empty = unknown(self._dense.size)
-        maps = [entry.depth if ok else empty for entry, ok in zip(known, here, strict=True)]
-        depth = np.stack([entry.depth(limit) for entry in maps])
-        confidence = np.stack([entry.confidence(limit) for entry in maps])
+        shape = (len(known), *self._dense.size)
+        depth, confidence = np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32)
+        for row, (entry, ok) in enumerate(zip(known, here, strict=True)):
+            if ok and entry.is_dense:
+                depth[row] = entry.depth.depth(limit)
+                confidence[row] = entry.depth.confidence(limit)
         return torch.from_numpy(depth), torch.from_numpy(confidence)
 
     def _flows_inside(self, window: Window) -> tuple[FlowField, ...]:
