@@ -280,7 +280,7 @@ class MapConfig:
         2, "observations before a voxel is published", minimum=1, maximum=100
     )
     frame_stride: int = setting(
-        3, "every n-th final frame is mapped", unit="frames", minimum=1, maximum=100
+        1, "every n-th final frame that has depth is mapped", unit="frames", minimum=1, maximum=100
     )
     pixel_stride: int = setting(
         2,
