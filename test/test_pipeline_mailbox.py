@@ -1,9 +1,11 @@
 """The hand-over between the receiving and the working thread."""
 
 import threading
+from dataclasses import replace
+from typing import Any
 
 from recon4d_ros.config import InputConfig
-from recon4d_ros.pipeline.mailbox import Mailbox
+from recon4d_ros.pipeline.mailbox import DenseSchedule, Mailbox
 
 WAIT_S = 10.0
 
@@ -70,3 +72,23 @@ def test_the_configuration_chooses_the_kind():
     replay = Mailbox.of(InputConfig(mode="replay", queue_size=5))
     assert [replay.put(n) for n in range(5)] == [None] * 5
     assert [replay.take(0.0) for _ in range(5)] == list(range(5))
+
+
+def _schedule(waits_s: list[float], **changes: Any) -> list[bool]:
+    schedule = DenseSchedule(replace(InputConfig(), dense_every=3, **changes))
+    return [schedule.next(waited_s) for waited_s in waits_s]
+
+
+def test_a_machine_that_keeps_up_makes_every_image_dense() -> None:
+    assert all(_schedule([0.0] * 6))
+
+
+def test_a_slow_machine_makes_every_third_image_dense_and_tries_again() -> None:
+    late, in_time = 0.02, 0.0
+    assert _schedule([in_time, *[late] * 6]) == [True, False, False, True, False, False, True]
+    recovered = [in_time, late, late, late, in_time, in_time]
+    assert _schedule(recovered) == [True, False, False, True, True, True]
+
+
+def test_a_replay_is_dense_however_long_images_wait() -> None:
+    assert all(_schedule([1.0] * 4, mode="replay"))

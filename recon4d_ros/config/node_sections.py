@@ -27,8 +27,8 @@ class InputConfig:
     )
     dense_every: int = setting(
         5,
-        "live: at least every n-th processed image gets depth and a mask; the others get them "
-        "when no image waits",
+        "live, on a machine too slow for more: every n-th processed image gets depth and a mask, "
+        "the others their pose only",
         minimum=1,
         maximum=1000,
     )

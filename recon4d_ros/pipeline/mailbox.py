@@ -11,7 +11,7 @@ from recon4d_ros.config import InputConfig
 
 Item = TypeVar("Item")
 
-# An image that waited no longer found the worker idle: there is time for more than its pose.
+# An image that waited no longer found the worker idle.
 IN_TIME_S = 0.003
 
 
@@ -90,10 +90,11 @@ class Mailbox(Generic[Item]):
 
 
 class DenseSchedule:
-    """Which images get depth and a mask: in a live stream those that keep no other waiting.
+    """Which images of a live stream get depth and a mask: all, if the machine keeps up with that.
 
-    A pose costs a fraction of a dense result, so that on a busy machine the pose follows the
-    camera and depth and masks come as often as there is time, at least every n-th image.
+    If the image after a dense one had to wait, the machine does not keep up; then every n-th image
+    is dense and the others get their pose only, which costs a fraction. The pose follows the
+    camera, and each dense image tries anew whether there is time for more.
     """
 
     def __init__(self, config: InputConfig) -> None:
@@ -101,12 +102,14 @@ class DenseSchedule:
         self._is_replay = config.mode == "replay"
         self._every = config.dense_every
         self._num_since = 0
+        self._keeps_up = True
 
     def next(self, waited_s: float) -> bool:
         """Whether the image taken now, after it waited so long, is to be dense."""
+        if self._num_since == 0:
+            self._keeps_up = waited_s < IN_TIME_S
         self._num_since += 1
-        is_due = self._num_since >= self._every
-        if not (self._is_replay or is_due or waited_s < IN_TIME_S):
-            return False
-        self._num_since = 0
-        return True
+        dense = self._is_replay or self._keeps_up or self._num_since >= self._every
+        if dense:
+            self._num_since = 0
+        return dense
