@@ -183,8 +183,7 @@ class Reconstructor:
 def _provisional(
     frame: Frame, prediction: FramePrediction, located: Located, dynamic: DynamicMask
 ) -> Reconstruction:
-    known_scale = located.scale == located.scale
-    depth = prediction.depth * located.scale if known_scale else prediction.depth * torch.nan
+    depth = prediction.depth * located.scale  # NaN while the scale is not known
     return complete(
         Reconstruction(
             frame=frame,

@@ -106,8 +106,7 @@ class ClassicalPredictor:
         else:
             tracked = self._advance(frame, image)
         self._remember(frame, tracked, fields, estimate, dense)
-        prediction = self._frame_prediction(frame, tracked, fields, estimate)
-        prediction = replace(prediction, is_dense=dense)
+        prediction = self._frame_prediction(frame.index)
         if tracked.T_cam_world is None:
             self._start_anew(frame, image)
         return prediction
@@ -265,34 +264,30 @@ class ClassicalPredictor:
         enough = baseline > self._config.depth.min_baseline * typical
         return TrackingState.TRACKING if enough else TrackingState.NO_PARALLAX
 
-    def _frame_prediction(
-        self,
-        frame: Frame,
-        tracked: Tracked,
-        fields: tuple[FlowField, ...],
-        estimate: InverseDepth,
-    ) -> FramePrediction:
-        T = tracked.T_cam_world
+    def _frame_prediction(self, index: int) -> FramePrediction:
+        known = self._known[index]
+        T = known.tracked.T_cam_world
         if T is not None:
             assert self._odometry is not None
-            T = self._odometry.poses[frame.index]
+            T = self._odometry.poses[index]
         limit = self._config.depth.max_relative_sigma
         return FramePrediction(
-            index=frame.index,
-            stamp_ns=frame.stamp_ns,
+            index=index,
+            stamp_ns=known.stamp_ns,
             gauge=self._gauge,
             key_index=self._gauge_start,
             intrinsics=self._dense,
             intrinsics_source=self._source,
             T_key_cam=None if T is None else torch.from_numpy(rigid.inverse(T)),
-            depth=torch.from_numpy(estimate.depth(limit)),
-            confidence=torch.from_numpy(estimate.confidence(limit)),
-            flows=fields,
-            state=self._state(frame.index, tracked),
-            residual_px=self._on_dense_grid(tracked.residual_px),
-            num_support=tracked.num_support,
+            depth=torch.from_numpy(known.depth.depth(limit)),
+            confidence=torch.from_numpy(known.depth.confidence(limit)),
+            flows=known.fields,
+            state=self._state(index, known.tracked),
+            residual_px=self._on_dense_grid(known.tracked.residual_px),
+            num_support=known.tracked.num_support,
             filled=torch.zeros(self._dense.size, dtype=torch.bool),
             T_gauge_key=torch.eye(4, dtype=torch.float64),
+            is_dense=known.is_dense,
         )
 
     def _window_prediction(self, window: Window) -> WindowPrediction:
