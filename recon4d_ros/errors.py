@@ -33,6 +33,10 @@ class PredictorError(Recon4DError):
     """A predictor or tracker cannot do its work on this input."""
 
 
+class ModelError(Recon4DError):
+    """The weights of a network cannot be used, or do not fit what is asked of them."""
+
+
 class AlignmentError(Recon4DError):
     """A window cannot be joined to the map."""
 

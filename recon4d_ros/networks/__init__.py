@@ -1,0 +1,1 @@
+"""Networks in pure torch and the reading of their weights; they know tensors, not frames."""
