@@ -8,7 +8,8 @@ from __future__ import annotations
 import argparse
 import pickle
 import re
-from collections.abc import Mapping
+import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,6 +28,8 @@ _PICKLE_SUFFIXES = (".pth", ".pt", ".ckpt", ".bin")
 # What torch raises on files that are damaged or hold other things than weights.
 _DAMAGED = (
     pickle.UnpicklingError,
+    struct.error,
+    AssertionError,
     RuntimeError,
     EOFError,
     ValueError,
@@ -60,6 +63,16 @@ class Checkpoint:
     sizes: PomatoSizes
     unexpected: tuple[str, ...]
     copied: tuple[str, ...]
+
+    @property
+    def remarks(self) -> str:
+        """What a user should know of the file; empty if nothing."""
+        remarks = []
+        if self.unexpected:
+            remarks += [f"{len(self.unexpected)} tensors are not used: {_some(self.unexpected)}"]
+        if self.copied:
+            remarks += [f"{' and '.join(self.copied)} are missing and copied from their twins"]
+        return "; ".join(remarks)
 
 
 def load_checkpoint(
@@ -145,7 +158,8 @@ def _read(path: Path) -> tuple[Tensors, Mapping[str, str]]:
 
 def _read_safetensors(path: Path) -> tuple[Tensors, Mapping[str, str]]:
     try:
-        with safe_open(path, framework="pt") as file:
+        # Read, not mapped: a file may be replaced while its network lives.
+        with safe_open(path, framework="pt", backend="pread") as file:
             names = file.keys()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
@@ -231,8 +245,8 @@ def _check_shapes(tensors: Tensors, expected: Mapping[str, tuple[int, ...]]) -> 
     ]
     if wrong:
         raise ModelError(
-            f"{len(wrong)} tensors do not fit the others: {_some(wrong)}; expected the weights "
-            "of one network: download or convert it again"
+            f"{len(wrong)} of {len(expected)} tensors do not fit the others: {_some(wrong)}; "
+            "expected the weights of one network: download or convert it again"
         )
 
 
@@ -257,6 +271,6 @@ def _check_values(name: str, tensor: Tensor) -> None:
         )
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Sequence[str]) -> str:
     dots = ", ..." if len(names) > _MAX_NAMES else ""
     return ", ".join(names[:_MAX_NAMES]) + dots

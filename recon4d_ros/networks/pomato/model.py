@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,10 +107,14 @@ class PomatoNet(PomatoParts):
             encoder_heads: attention heads, where they are not 64 channels wide.
             decoder_heads: likewise.
 
+        Warns when the file holds tensors of no use here or parts had to be copied.
+
         Raises:
             ModelError: the file holds no complete, sound POMATO network.
         """
         checkpoint = load_checkpoint(path, encoder_heads, decoder_heads)
+        if checkpoint.remarks:
+            warnings.warn(f"{path}: {checkpoint.remarks}", stacklevel=2)
         # On the meta device nothing is initialised that the checkpoint is about to replace.
         with torch.device("meta"):
             net = cls(checkpoint.sizes)
