@@ -48,6 +48,18 @@ def arguments():
             description="YAML file with the node's parameters",
         ),
         DeclareLaunchArgument(
+            "predictor",
+            default_value="",
+            choices=["", "classical", "pomato"],
+            description="what gives pointmaps; empty: as in params_file",
+        ),
+        DeclareLaunchArgument(
+            "model",
+            default_value="",
+            description="checkpoint, or folder of an export, of predictor:=pomato; empty: as in "
+            "params_file",
+        ),
+        DeclareLaunchArgument(
             "map_frame",
             default_value="",
             description="TF frame of the map; empty: as in params_file",
@@ -101,6 +113,8 @@ def overrides(context):
     """The parameters given as arguments; what is left empty stays as in the file."""
     names = {
         "transport": "input.transport",
+        "predictor": "predictor.name",
+        "model": "pomato.model",
         "map_frame": "frames.map",
         "base_frame": "frames.base",
     }

@@ -36,6 +36,8 @@ NODE_ARGUMENTS = {
         str(SHARE / "config" / "recon4d.yaml"),
         "YAML file with the node's parameters",
     ),
+    "predictor": ("", "classical or pomato; empty: as in params_file"),
+    "model": ("", "model of predictor:=pomato; empty: as in params_file"),
     "map_frame": ("", "TF frame of the map; empty: as in params_file"),
     "base_frame": ("", "robot frame to publish instead of the camera's; empty: as in params_file"),
     "rviz": ("false", "open RViz"),

@@ -93,10 +93,10 @@ class FlowField:
         source: index of the frame whose pixels it starts from.
         target: index of the frame it points into.
         flow: (H, W, 2) float32, px of the dense grid, x then y.
-        valid: (H, W) bool, passes the forward-backward check and stays inside the image.
-        structure: (H, W, 3) float32, structure tensor (xx, xy, yy) of the source image around
-            each pixel, grey levels squared per px squared: r' S r is the mean squared grey
-            difference that a flow wrong by r makes. None when the images were not seen.
+        valid: (H, W) bool, can be trusted and stays inside the image.
+        structure: (H, W, 3) float32, structure tensor (xx, xy, yy) around each pixel, grey levels
+            squared per px squared: r' S r is the mean squared grey difference that a flow wrong
+            by r makes. None when the images were not seen.
     """
 
     source: int
@@ -104,6 +104,24 @@ class FlowField:
     flow: Tensor
     valid: Tensor
     structure: Tensor | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Matching:
+    """A network's points of `source`'s pixels in the camera of `target`, in one unit.
+
+    Attributes:
+        source, target: frame numbers.
+        points: (H, W, 3) float32 at the time of `source`, NaN where unknown.
+        matching: (H, W, 3) float32, where these surface points were at the time of `target`.
+        confidence: (H, W) float32, the network's own scale.
+    """
+
+    source: int
+    target: int
+    points: Tensor
+    matching: Tensor
+    confidence: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -136,12 +154,12 @@ class TrackingState(Enum):
 class FramePrediction:
     """What a predictor knows of one frame on its arrival, from past frames only.
 
-    Coordinates are those of the predictor's own reference frame `key_index`, in its own scale.
+    Coordinates are those of its reference frame `key_index`, in the predictor's own scale.
 
     Attributes:
         index, stamp_ns: of the frame.
-        gauge: number of the predictor's gauge; it grows when the predictor lost everything and
-            started anew, and coordinates of different gauges have nothing in common.
+        gauge: number of the predictor's gauge; it grows when the predictor starts anew, and
+            coordinates of different gauges have nothing in common.
         key_index: frame whose camera is the coordinate frame.
         intrinsics: of the dense grid (H, W).
         intrinsics_source: given or estimated.
@@ -152,11 +170,13 @@ class FramePrediction:
         state: what the pose rests on.
         residual_px: median reprojection error of the pose support, dense-grid px.
         num_support: points that support the pose.
-        filled: (H, W) bool, depth borrowed from the surroundings (moving or unseen surface).
+        filled: (H, W) bool, depth borrowed from the surroundings.
         tracks: live tracks of this frame (T = 1), or None.
-        is_dense: depth and flows were computed; otherwise depth is NaN and flows are empty.
-        T_gauge_key: (4, 4) float64 pose of the `key_index` camera in the frame of the gauge, which
-            stays the same as long as `gauge` does; None when the predictor keeps no such frame.
+        is_dense: depth and flows were computed; otherwise NaN and empty.
+        matchings: of this frame with past ones, if a network matches pointmaps.
+        num_padding: frames repeated to fill a network's window at the start of a stream.
+        T_gauge_key: (4, 4) float64 pose of the `key_index` camera in a frame that lasts as long
+            as `gauge` does; None when the predictor keeps none.
     """
 
     index: int
@@ -176,6 +196,8 @@ class FramePrediction:
     tracks: Tracks | None = None
     T_gauge_key: Tensor | None = None
     is_dense: bool = True
+    matchings: tuple[Matching, ...] = ()
+    num_padding: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,17 +205,15 @@ class WindowPrediction:
     """Pointmaps of a window in its keyframe's camera.
 
     Attributes:
-        indices: the T frame numbers, oldest first.
-        stamps_ns: their stamps.
-        gauge: number of the predictor's gauge, as in `FramePrediction`.
+        indices, stamps_ns: the T frame numbers, oldest first, and their stamps.
+        gauge: as in `FramePrediction`.
         key_index: frame whose camera is the coordinate frame; one of `indices`.
         intrinsics: of the dense grid (H, W).
         intrinsics_source: given or estimated.
         points_key: (T, H, W, 3) float32 in the keyframe camera, NaN where unknown.
         confidence: (T, H, W) float32, the predictor's own scale, 0 where points are NaN.
         filled: (T, H, W) bool, depth borrowed from the surroundings.
-        T_key_cam: (T, 4, 4) float64 poses inside the window, or None (a network: PnP finds them).
-            NaN for a frame the predictor could not pose.
+        T_key_cam: (T, 4, 4) float64 poses, NaN for a frame without one; None: PnP finds them.
         pose_residual_px: (T,) float32 median reprojection error, or None.
         pose_support: (T,) int64 points that support each pose, or None.
         states: one per frame.
@@ -201,8 +221,9 @@ class WindowPrediction:
         landmark_ids: (P,) int64 sparse static points, the same id in every window; or None.
         landmarks_key: (P, 3) float64 in the keyframe camera, or None.
         tracks: point tracks over the window, or None.
-        T_gauge_key: (4, 4) float64 pose of the `key_index` camera in the frame of the gauge, as in
-            `FramePrediction`; None when every window has a gauge of its own.
+        T_gauge_key: as in `FramePrediction`; None when no frame lasts from window to window.
+        matchings: of frames of the window with others of it.
+        num_padding: the largest one of its frames, see `FramePrediction`.
     """
 
     indices: tuple[int, ...]
@@ -223,6 +244,8 @@ class WindowPrediction:
     landmarks_key: Tensor | None = None
     tracks: Tracks | None = None
     T_gauge_key: Tensor | None = None
+    matchings: tuple[Matching, ...] = ()
+    num_padding: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -254,13 +277,11 @@ class AlignedWindow:
         prediction: what was aligned.
         dynamic: its mask.
         T_map_cam: (T, 4, 4) float64, NaN where the frame has no pose.
-        scale: map units per predictor unit of this window; NaN while the predictor's gauge is not
-            joined to the map, so that every depth in map units is NaN too.
-        submap: number of the submap the window lies in; a new one starts after a failed
-            relocalisation and shares no gauge with the one before.
+        scale: map units per predictor unit; NaN, and so every depth, while the gauge is apart.
+        submap: number of the submap; a new one starts after a failed relocalisation.
         is_keyframe: (T,) bool, frames worth keeping as alignment anchors.
         residual: median distance of shared points after alignment, map units.
-        num_shared: shared points and poses the alignment rests on; 0 when it opens a submap.
+        num_shared: shared points and poses it rests on; 0 when it opens a submap.
     """
 
     prediction: WindowPrediction
@@ -312,7 +333,7 @@ class Reconstruction:
         submap: number of the submap; poses of different submaps share no gauge.
         scale_known: metric scale or arbitrary.
         residual_px, num_support: quality of the pose.
-        is_dense: depth and mask were computed; otherwise depth is NaN and the mask undecided.
+        is_dense: depth and mask were computed; otherwise NaN and undecided.
     """
 
     frame: Frame

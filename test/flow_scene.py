@@ -84,4 +84,6 @@ class FlowScene:
     def arrival(self, index: int, offsets: tuple[int, ...] = (3, 6, 9)) -> SimpleNamespace:
         """The part of a FramePrediction that masks need."""
         flows = tuple(self.flow(index, index - k) for k in offsets)
-        return SimpleNamespace(index=index, flows=flows, intrinsics=SimpleNamespace(size=SIZE))
+        return SimpleNamespace(
+            index=index, flows=flows, matchings=(), intrinsics=SimpleNamespace(size=SIZE)
+        )

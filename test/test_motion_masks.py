@@ -142,7 +142,9 @@ def _window(scene: FlowScene, first: int, last: int) -> SimpleNamespace:
     flows = tuple(
         scene.flow(a, b) for a in indices for b in indices if abs(a - b) in (3, 6) and a != b
     )
-    return SimpleNamespace(indices=indices, flows=flows, intrinsics=SimpleNamespace(size=SIZE))
+    return SimpleNamespace(
+        indices=indices, flows=flows, matchings=(), intrinsics=SimpleNamespace(size=SIZE)
+    )
 
 
 def test_thing_that_rests_now_and_moves_later_is_found_by_the_final_mask():

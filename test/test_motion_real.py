@@ -48,12 +48,13 @@ def _masks(views: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]
     for index, view in enumerate(views):
         arrived = history.push(index, view)
         flows = [flow for flow in (*flows, *arrived) if flow.source > index - 12]
-        frame = SimpleNamespace(index=index, flows=arrived, intrinsics=intrinsics)
+        frame = SimpleNamespace(index=index, flows=arrived, matchings=(), intrinsics=intrinsics)
         provisional.append(segmenter.segment_frame(frame).mask[0].numpy())
         if index >= LAG:
             window = SimpleNamespace(
                 indices=tuple(range(max(0, index - 11), index + 1)),
                 flows=flows,
+                matchings=(),
                 intrinsics=intrinsics,
             )
             wanted = index - LAG

@@ -29,6 +29,7 @@ from recon4d_ros.config.core_sections import (
     WindowConfig,
 )
 from recon4d_ros.config.declaration import Parameter, Scalar, check, setting, typed
+from recon4d_ros.config.network_sections import PomatoConfig
 from recon4d_ros.config.node_sections import FramesConfig, InputConfig, OutputConfig
 from recon4d_ros.errors import ConfigError
 
@@ -46,6 +47,7 @@ __all__ = [
     "OdometryConfig",
     "OutputConfig",
     "Parameter",
+    "PomatoConfig",
     "PredictorConfig",
     "Scalar",
     "WindowConfig",
@@ -64,6 +66,7 @@ class Config:
     window: WindowConfig = field(default_factory=WindowConfig)
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
+    pomato: PomatoConfig = field(default_factory=PomatoConfig)
     odometry: OdometryConfig = field(default_factory=OdometryConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     depth: DepthConfig = field(default_factory=DepthConfig)
@@ -83,6 +86,12 @@ class Config:
                 f"window.stride={self.window.stride} is too large: at most window.size="
                 f"{self.window.size} and window.final_lag - 2 = {self.window.final_lag - 2} "
                 "(a final mask needs later partners); lower window.stride"
+            )
+        if self.window.size <= self.window.final_lag:
+            raise ConfigError(
+                f"window.size={self.window.size} is too small: frames become final after "
+                f"window.final_lag={self.window.final_lag} more, and must be in the window still; "
+                f"lower window.final_lag to {self.window.size - 1} or less"
             )
 
     def get(self, name: str) -> Scalar:

@@ -32,7 +32,7 @@ class WindowConfig:
 class PredictorConfig:
     """Which predictor gives pointmaps."""
 
-    name: str = setting("classical", "pointmap predictor", choices=("classical",))
+    name: str = setting("classical", "pointmap predictor", choices=("classical", "pomato"))
 
 
 @dataclass(frozen=True)
@@ -144,6 +144,12 @@ class DepthConfig:
         minimum=0.01,
         maximum=5.0,
     )
+    grey_noise: float = setting(
+        3.0,
+        "grey levels by which matched pixels differ; flow along an even surface is that uncertain",
+        minimum=0.0,
+        maximum=50.0,
+    )
     max_off_line_px: float = setting(
         1.0,
         "distance from the epipolar line beyond which a pixel has no depth",
@@ -156,6 +162,12 @@ class DepthConfig:
         "standard deviations by which two estimates may differ and still join",
         minimum=1.0,
         maximum=20.0,
+    )
+    max_spread: float = setting(
+        0.2,
+        "relative spread of the depths around a pixel beyond which it has none",
+        minimum=0.01,
+        maximum=10.0,
     )
     carry_over: float = setting(
         0.9,
@@ -256,6 +268,20 @@ class MotionConfig:
         unit="grey levels",
         minimum=0.0,
         maximum=50.0,
+    )
+    matching_factor: float = setting(
+        3.0,
+        "network predictors: displacement of a surface, over the median one, that speaks for "
+        "motion",
+        minimum=1.0,
+        maximum=10.0,
+    )
+    matching_floor: float = setting(
+        0.0005,
+        "noise of a network's points across the ray, over their distance, that is always granted; "
+        "four times as much along the ray",
+        minimum=0.0,
+        maximum=0.1,
     )
     memory: float = setting(
         0.8,

@@ -41,12 +41,14 @@ class PairEvidence:
         source, target: frame numbers.
         evidence: (H, W) float32, squared residual over its threshold; > 1 speaks for motion.
         decided: (H, W) bool; where False the pair abstains.
+        loudness: pairs that the vote counts for.
     """
 
     source: int
     target: int
     evidence: Floats
     decided: Bools
+    loudness: float = 1.0
 
 
 def pair_evidence(field: FlowField, config: MotionConfig) -> PairEvidence | None:

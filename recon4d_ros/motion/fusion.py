@@ -100,4 +100,5 @@ def union(votes: Votes) -> Bools:
 def _votes_of(pair: PairEvidence) -> Votes:
     evidence = np.where(pair.decided, pair.evidence, 1).astype(np.float32)
     vote = np.log(np.clip(evidence, np.exp(-REST_VOTE), np.exp(MOTION_VOTE)))
+    vote *= np.float32(pair.loudness)
     return Votes(vote, np.where(pair.decided, pair.evidence, 0).astype(np.float32), pair.decided)

@@ -7,8 +7,9 @@ background's parallax, the contrast test and the memory are ours (docs/adr/0003-
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -17,10 +18,17 @@ import torch
 from numpy.typing import NDArray
 
 from recon4d_ros.config import MotionConfig
-from recon4d_ros.datatypes import DynamicMask, FlowField, FramePrediction, WindowPrediction
+from recon4d_ros.datatypes import (
+    DynamicMask,
+    FlowField,
+    FramePrediction,
+    Matching,
+    WindowPrediction,
+)
 from recon4d_ros.motion.cleanup import clean_up
 from recon4d_ros.motion.epipolar_pair import REFERENCE_SIDE_PX, PairEvidence, pair_evidence
 from recon4d_ros.motion.fusion import Votes, add, hysteresis, join, remember, union
+from recon4d_ros.motion.matching import matching_evidence
 
 Bools = NDArray[np.bool_]
 
@@ -32,6 +40,19 @@ NUM_WORKERS = 2
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, eq=False)
+class _Evidence:
+    """Correspondences that a prediction brings; a matching belongs to a flow of the same pair."""
+
+    flows: tuple[FlowField, ...]
+    matchings: Mapping[tuple[int, int], Matching]
+
+    @staticmethod
+    def of(prediction: FramePrediction | WindowPrediction) -> _Evidence:
+        matchings = {(each.source, each.target): each for each in prediction.matchings}
+        return _Evidence(prediction.flows, matchings)
 
 
 class Segmenter:
@@ -54,7 +75,8 @@ class Segmenter:
         """Provisional mask (T = 1) of a frame on its arrival, from past partners."""
         index = prediction.index
         self._forget_from(index)
-        votes = self._arrive(index, prediction.flows, prediction.intrinsics.size)
+        evidence = _Evidence.of(prediction)
+        votes = self._arrive(index, evidence, prediction.intrinsics.size)
         return self._mask({index: votes})
 
     def segment(
@@ -66,24 +88,25 @@ class Segmenter:
             prediction: the window.
             indices: frames wanted, oldest first; all of the window if None.
         """
-        size = prediction.intrinsics.size
+        size, evidence = prediction.intrinsics.size, _Evidence.of(prediction)
         for index in prediction.indices:
             if index not in self._arrivals:
-                self._arrive(index, prediction.flows, size)
+                self._arrive(index, evidence, size)
         wanted = prediction.indices if indices is None else tuple(indices)
-        self._judge_later(prediction.flows, wanted)
-        return self._mask({index: self._final(index, prediction.flows, size) for index in wanted})
+        self._judge_later(evidence, wanted)
+        return self._mask({index: self._final(index, evidence.flows, size) for index in wanted})
 
     def reset(self) -> None:
         """Forget all frames."""
         self._arrivals.clear()
         self._pairs.clear()
 
-    def _arrive(self, index: int, flows: Iterable[FlowField], size: tuple[int, int]) -> Votes:
+    def _arrive(self, index: int, evidence: _Evidence, size: tuple[int, int]) -> Votes:
         """Votes of the past partners, with what the nearest of them was believed to be."""
+        flows = evidence.flows
         past = [flow for flow in flows if flow.source == index and flow.target < index]
         judged = _nearest_and_farthest(past)
-        votes = join(_voting(self._judged(judged)), size).louder(len(past), len(judged))
+        votes = join(_voting(self._judged(judged, evidence)), size).louder(len(past), len(judged))
         votes = self._with_memory(votes, past, max)
         return _keep(self._arrivals, index, votes, MAX_FRAMES)
 
@@ -104,16 +127,28 @@ class Segmenter:
         target = nearest(known)
         return remember(votes, self._arrivals[target].belief, known[target], self._config.memory)
 
-    def _judge_later(self, flows: Iterable[FlowField], wanted: Sequence[int]) -> None:
+    def _judge_later(self, evidence: _Evidence, wanted: Sequence[int]) -> None:
         """Judge the pairs with later partners that no earlier window has judged."""
+        flows = evidence.flows
         later = [flow for i in wanted for flow in _nearest_and_farthest(_later(i, flows))]
         new = [flow for flow in later if (flow.source, flow.target) not in self._pairs]
         bound = max(MAX_PAIRS, len(later))
-        for flow, pair in zip(new, self._judged(new), strict=True):
+        for flow, pair in zip(new, self._judged(new, evidence), strict=True):
             _keep(self._pairs, (flow.source, flow.target), pair, bound)
 
-    def _judged(self, flows: Sequence[FlowField]) -> Iterable[PairEvidence | None]:
-        return self._workers.map(partial(pair_evidence, config=self._config), flows)
+    def _judged(
+        self, flows: Sequence[FlowField], evidence: _Evidence
+    ) -> Iterable[PairEvidence | None]:
+        return self._workers.map(partial(self._judge, matchings=evidence.matchings), flows)
+
+    def _judge(
+        self, flow: FlowField, matchings: Mapping[tuple[int, int], Matching]
+    ) -> PairEvidence | None:
+        """By the matched pointmaps where there are some: they know depth, too."""
+        matching = matchings.get((flow.source, flow.target))
+        if matching is None:
+            return pair_evidence(flow, self._config)
+        return matching_evidence(matching, self._config)
 
     def _forget_from(self, index: int) -> None:
         """Drop what is known of a number that comes anew, after its first frame was dropped."""

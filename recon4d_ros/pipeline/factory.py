@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import torch
 
@@ -9,12 +11,20 @@ from recon4d_ros.config import Config
 from recon4d_ros.pipeline.reconstructor import Reconstructor
 from recon4d_ros.predictors.classical.predictor import ClassicalPredictor
 from recon4d_ros.predictors.interface import PointmapPredictor
+from recon4d_ros.predictors.pomato.loading import load_predictor
 
-_PREDICTORS: dict[str, type[ClassicalPredictor]] = {"classical": ClassicalPredictor}
+_PREDICTORS: dict[str, Callable[[Config], PointmapPredictor]] = {
+    "classical": ClassicalPredictor,
+    "pomato": load_predictor,
+}
 
 
 def build_predictor(config: Config) -> PointmapPredictor:
-    """The predictor that the configuration names."""
+    """The predictor that the configuration names.
+
+    Raises:
+        Recon4DError: its model, its device or its parameters cannot be used.
+    """
     return _PREDICTORS[config.predictor.name](config)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -28,7 +28,7 @@ from recon4d_ros.mapping.static_map import StaticMap
 from recon4d_ros.motion.segmentation import Segmenter
 from recon4d_ros.pipeline.timing import Stopwatch
 from recon4d_ros.pipeline.window import SlidingWindow
-from recon4d_ros.predictors.interface import PointmapPredictor
+from recon4d_ros.predictors.interface import Described, PointmapPredictor
 from recon4d_ros.refinement.completion import complete
 
 OnProvisional = Callable[[Reconstruction], None]
@@ -119,6 +119,13 @@ class Reconstructor:
     def num_keyframes(self) -> int:
         """Keyframes stored."""
         return self._aligner.num_keyframes
+
+    @property
+    def description(self) -> Mapping[str, str]:
+        """What works inside, for the diagnostics."""
+        predictor = self._predictor
+        facts = predictor.description if isinstance(predictor, Described) else {}
+        return {"predictor": predictor.name, "device": "cpu", **facts}
 
     def _into_map(self, final: Reconstruction) -> None:
         """Every `map.frame_stride`-th frame that shows depth."""

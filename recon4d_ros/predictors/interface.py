@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Mapping
+from typing import Protocol, runtime_checkable
 
 from recon4d_ros.datatypes import Frame, FramePrediction, Tracks, Window, WindowPrediction
 
@@ -34,6 +35,16 @@ class PointmapPredictor(Protocol):
 
     def reset(self) -> None:
         """Forget everything, as if newly made."""
+        ...
+
+
+@runtime_checkable
+class Described(Protocol):
+    """Has facts about itself for the diagnostics, such as device and precision."""
+
+    @property
+    def description(self) -> Mapping[str, str]:
+        """Names and values; they may change while it works."""
         ...
 
 

@@ -352,7 +352,11 @@ class Recon4DNode(LifecycleNode):
             figures=figures,
             status=self._status,
             newest_event=self._event_log.newest,
-            labels={"predictor": config.predictor.name, "device": "cpu"},
+            labels={
+                "predictor": config.predictor.name,
+                "device": "cpu",
+                **(configured.perception.description if configured else {}),
+            },
         )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from recon4d_ros.datatypes import (
     TrackingState,
 )
 from recon4d_ros.errors import FrameError, OutputError
+from recon4d_ros.predictors.interface import Described
 from recon4d_ros.ros.events import EventLog, NodeEvent
 from recon4d_ros.ros.intake import Admitted, Intake
 from recon4d_ros.ros.publishers import Outputs
@@ -107,6 +108,11 @@ class Perception:
         self._map_is_new = False
         self._num_map_listeners = 0
         self._map_published_s = -float("inf")
+
+    @property
+    def description(self) -> Mapping[str, str]:
+        """What works inside the reconstruction, as far as it says so."""
+        return self._core.description if isinstance(self._core, Described) else {}
 
     @property
     def status(self) -> Status:

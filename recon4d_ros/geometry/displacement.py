@@ -1,0 +1,79 @@
+"""How far surface points moved between two times, in units of their own noise.
+
+A network's points err far more along the ray than across it, so both parts are compared with
+noise of their own, estimated from the points themselves: at least half of them stand still.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from recon4d_ros.geometry.checks import check_shape
+
+# Median over standard deviation: of a half normal distribution, and of a Rayleigh distribution.
+_HALF_NORMAL_MEDIAN = 0.6745
+_RAYLEIGH_MEDIAN = 1.1774
+# Median length of a standard normal vector of three dimensions.
+MEDIAN_LENGTH = 1.5382
+
+
+@dataclass(frozen=True, eq=False)
+class Displacement:
+    """Displacements over their noise.
+
+    Attributes:
+        squared: (H, W) squared Mahalanobis length, three degrees of freedom where nothing moves;
+            NaN where unknown.
+        sigma_along: noise along the ray, over the distance; NaN when no pixel is known.
+        sigma_across: noise across the ray, over the distance.
+    """
+
+    squared: Tensor
+    sigma_along: float
+    sigma_across: float
+
+
+def displacement(
+    points: Tensor, moved: Tensor, floor_along: float = 0.0, floor_across: float = 0.0
+) -> Displacement:
+    """Compare two pointmaps of the same pixels in one camera.
+
+    Args:
+        points: (H, W, 3), NaN where unknown.
+        moved: (H, W, 3), the same surface points at another time.
+        floor_along: least noise along the ray, over the distance.
+        floor_across: likewise across.
+
+    Raises:
+        GeometryError: wrong shapes.
+    """
+    check_shape(points, "points", -1, -1, 3)
+    check_shape(moved, "moved", *points.shape)
+    distance = torch.linalg.vector_norm(points, dim=-1, keepdim=True)
+    ray, relative = points / distance, _smoothed((moved - points) / distance)
+    along = (relative * ray).sum(dim=-1)
+    across = torch.linalg.vector_norm(relative - along.unsqueeze(-1) * ray, dim=-1)
+    sigma_along = max(_median(along.abs()) / _HALF_NORMAL_MEDIAN, floor_along)
+    sigma_across = max(_median(across) / _RAYLEIGH_MEDIAN, floor_across)
+    tiny = torch.finfo(points.dtype).tiny ** 0.5
+    squared = (along / max(sigma_along, tiny)) ** 2 + (across / max(sigma_across, tiny)) ** 2
+    return Displacement(squared, sigma_along, sigma_across)
+
+
+def _smoothed(field: Tensor) -> Tensor:
+    """Mean (H, W, 3) over 3 x 3 pixels: surfaces are larger than that, independent noise is not.
+
+    NaN spreads to the neighbours.
+    """
+    planes = field.movedim(-1, 0)
+    mean = functional.avg_pool2d(planes, 3, stride=1, padding=1, count_include_pad=False)
+    return mean.movedim(0, -1)
+
+
+def _median(values: Tensor) -> float:
+    known = values[values.isfinite()]
+    return float(known.median()) if len(known) else torch.nan

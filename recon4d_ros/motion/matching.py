@@ -1,0 +1,46 @@
+"""What a network's pointmap matching says about which pixels move.
+
+Head 2 gives the points of a frame at its own time, head 3 the same surface points at the time of
+another frame, both in one camera: where they differ by more than the noise, the surface moved.
+
+Source: POMATO, arXiv 2504.05692, section 3.3 (more than three times the median difference). The
+noise of each direction, its floor and the absolute test are ours, see
+docs/adr/0005-pomato-streaming.md.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from recon4d_ros.config import MotionConfig
+from recon4d_ros.datatypes import Matching
+from recon4d_ros.geometry.displacement import MEDIAN_LENGTH, displacement
+from recon4d_ros.motion.epipolar_pair import PairEvidence
+
+# Noise along the ray over that across it, at the floor; networks know directions far better.
+ALONG_OVER_ACROSS = 4.0
+# Points so noisy, over their distance, say nothing of motion.
+MAX_ACROSS, MAX_ALONG = 0.01, 0.1
+# Share of the median confidence (what exceeds 1) from which on a pixel votes.
+MIN_CONFIDENCE_SHARE = 0.3
+# Both maps come from a network that knows depth: such a pair needs no second one to be believed.
+LOUDNESS = 2.0
+
+
+def matching_evidence(matching: Matching, config: MotionConfig) -> PairEvidence | None:
+    """Vote of one pair on the pixels of its source; None when its points are too noisy for one."""
+    found = displacement(
+        matching.points,
+        matching.matching,
+        floor_along=ALONG_OVER_ACROSS * config.matching_floor,
+        floor_across=config.matching_floor,
+    )
+    if not (found.sigma_across <= MAX_ACROSS and found.sigma_along <= MAX_ALONG):
+        return None
+    threshold = config.matching_factor * MEDIAN_LENGTH
+    known = found.squared.isfinite()
+    excess = matching.confidence - 1.0
+    decided = known & (excess >= MIN_CONFIDENCE_SHARE * excess[known].median())
+    evidence = np.asarray((found.squared / threshold**2).numpy(), dtype=np.float32)
+    evidence = np.nan_to_num(evidence)
+    return PairEvidence(matching.source, matching.target, evidence, decided.numpy(), LOUDNESS)

@@ -1,0 +1,1 @@
+"""The POMATO predictor: a network on a stream of images."""

@@ -1,0 +1,131 @@
+"""Makes the predictor that a configuration names: device, network, precision, memory."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from recon4d_ros.config import Config, PomatoConfig
+from recon4d_ros.errors import ConfigError, ModelError
+from recon4d_ros.networks.pomato import PomatoNet
+from recon4d_ros.predictors.pomato.engine import Engine
+from recon4d_ros.predictors.pomato.image_size import network_size
+from recon4d_ros.predictors.pomato.memory import Footprint
+from recon4d_ros.predictors.pomato.network import PointmapNetwork
+from recon4d_ros.predictors.pomato.predictor import PomatoPredictor, check_fits
+
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Proportions of the image that a network is warmed up with, before the first one has come.
+_USUAL_IMAGE = (3, 4)
+
+
+def load_predictor(config: Config) -> PomatoPredictor:
+    """The predictor, warmed up, so that whatever is wrong shows before the first image.
+
+    Raises:
+        ConfigError: the device does not exist, or the parameters do not fit together.
+        ModelError: there is no model, or its file cannot be used.
+        PredictorError: the device has too little memory.
+    """
+    device = choose_device(config.pomato.device)
+    dtype = _dtype(config.pomato, device)
+    if not config.pomato.model:
+        raise ModelError(
+            "pomato.model is empty; set it to a checkpoint (.pth, .safetensors) or to the folder "
+            "of an export. Nothing is downloaded here: see `recon4d models`"
+        )
+    if config.pomato.runtime == "onnx":
+        engine = _onnx_engine(config, device)
+    else:
+        engine = _torch_engine(config, device, dtype)
+    predictor = PomatoPredictor(config, engine)
+    if config.pomato.runtime == "torch":
+        # An export has one size, which only the first image can be compared with.
+        predictor.warm_up(_USUAL_IMAGE)
+    return predictor
+
+
+def choose_device(name: str) -> torch.device:
+    """The device of a name: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        ConfigError: there is no such device on this machine.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    kind, _, number = name.partition(":")
+    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
+        raise ConfigError(f"pomato.device={name!r} is refused; expected auto, cpu, cuda or cuda:N")
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if kind == "cuda" and int(number or 0) >= count:
+        raise ConfigError(
+            f"pomato.device={name} does not exist: this machine has {count} CUDA devices for "
+            f"torch {torch.__version__}; set pomato.device=cpu, or install the build for CUDA "
+            "(make setup GPU=1)"
+        )
+    return torch.device(name)
+
+
+def _dtype(config: PomatoConfig, device: torch.device) -> torch.dtype:
+    if config.precision == "fp16" and device.type == "cpu":
+        raise ConfigError(
+            "pomato.precision=fp16 needs a CUDA device; set it to fp32, or to bf16 where the "
+            "processor has that"
+        )
+    return _DTYPES[config.precision]
+
+
+def _torch_engine(config: Config, device: torch.device, dtype: torch.dtype) -> Engine:
+    settings = config.pomato
+    net = PomatoNet.from_file(settings.model).requires_grad_(False)
+    check_fits(config, net.temporal_length)
+    batch = _footprint(config, net, dtype).batch(settings.memory_mib, settings.batch)
+    if device.type == "cuda":
+        _bound_cuda(device, settings.memory_mib)
+    if settings.channels_last:
+        net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network: PointmapNetwork = _compiled(net.to(device)) if settings.compile else net.to(device)
+    return Engine(network, device, dtype, batch)
+
+
+def _footprint(config: Config, net: PomatoNet, dtype: torch.dtype) -> Footprint:
+    size = network_size(_USUAL_IMAGE, config.pomato.long_side)
+    num_weights = sum(weight.numel() for weight in net.parameters())
+    # Weights stay in float32; autocast keeps a copy in the type of the arithmetic.
+    weight_bytes = 4 if dtype == torch.float32 else 4 + dtype.itemsize
+    return Footprint.of(
+        net.sizes, num_weights, weight_bytes, dtype.itemsize, size, config.window.size + 1
+    )
+
+
+def _bound_cuda(device: torch.device, limit_mib: int) -> None:
+    """Let torch itself refuse more than the bound, and compute in float32 where it says so."""
+    total = torch.cuda.get_device_properties(device).total_memory
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit_mib * 2**20 / total), device)
+    torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.allow_tf32 = False
+
+
+def _compiled(net: PomatoNet) -> PomatoNet:
+    heads = (net.downstream_head1, net.downstream_head2, net.downstream_head3)
+    for part in (*net.enc_blocks, *net.dec_blocks, *net.dec_blocks2, *heads):
+        part.compile()
+    return net
+
+
+def _onnx_engine(config: Config, device: torch.device) -> Engine:
+    from recon4d_ros.networks.pomato.onnx_runtime import OnnxPomato
+
+    settings = config.pomato
+    if settings.precision != "fp32":
+        raise ConfigError(
+            f"pomato.precision={settings.precision} has no effect on runtime onnx: an export has "
+            "its own; set it to fp32 and choose the precision of `recon4d export`"
+        )
+    providers = ["CPUExecutionProvider"]
+    if device.type == "cuda":
+        providers.insert(0, "CUDAExecutionProvider")
+    network = OnnxPomato.from_folder(Path(settings.model), providers)
+    check_fits(config, network.temporal_length)
+    return Engine(network, device, torch.float32, settings.batch)
