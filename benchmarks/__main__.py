@@ -24,7 +24,16 @@ from benchmarks.table import Row, to_json, to_markdown, to_text
 from benchmarks.workbench import ROOT, Workbench
 from recon4d_ros.errors import Recon4DError
 
-PARTS = ("trajectories", "depth", "masks", "live", "memory", "determinism", "pomato")
+PARTS = (
+    "trajectories",
+    "depth",
+    "masks",
+    "live",
+    "memory",
+    "determinism",
+    "pomato",
+    "pomato_oracle",
+)
 SHORT = {"ate": "trajectories"}
 
 

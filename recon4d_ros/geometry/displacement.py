@@ -17,6 +17,9 @@ from recon4d_ros.geometry.checks import check_shape
 # Median over standard deviation: of a half normal distribution, and of a Rayleigh distribution.
 _HALF_NORMAL_MEDIAN = 0.6745
 _RAYLEIGH_MEDIAN = 1.1774
+# The mean over 3 x 3 pixels reaches beyond the outline of what moves; a pixel's own displacement,
+# with three times the noise, limits it.
+_OWN_SHARE = 2.0
 # Median length of a standard normal vector of three dimensions.
 MEDIAN_LENGTH = 1.5382
 
@@ -54,12 +57,22 @@ def displacement(
     check_shape(points, "points", -1, -1, 3)
     check_shape(moved, "moved", *points.shape)
     distance = torch.linalg.vector_norm(points, dim=-1, keepdim=True)
-    ray, relative = points / distance, _smoothed((moved - points) / distance)
+    ray, relative = points / distance, (moved - points) / distance
+    mean = _standardised(_smoothed(relative), ray, floor_along, floor_across)
+    single = _standardised(relative, ray, 0.0, 0.0)
+    squared = torch.minimum(mean.squared, _OWN_SHARE**2 * single.squared)
+    return Displacement(squared, mean.sigma_along, mean.sigma_across)
+
+
+def _standardised(
+    relative: Tensor, ray: Tensor, floor_along: float, floor_across: float
+) -> Displacement:
+    """Displacements (H, W, 3), over the distance, by their noise along and across the ray."""
     along = (relative * ray).sum(dim=-1)
     across = torch.linalg.vector_norm(relative - along.unsqueeze(-1) * ray, dim=-1)
     sigma_along = max(_median(along.abs()) / _HALF_NORMAL_MEDIAN, floor_along)
     sigma_across = max(_median(across) / _RAYLEIGH_MEDIAN, floor_across)
-    tiny = torch.finfo(points.dtype).tiny ** 0.5
+    tiny = torch.finfo(relative.dtype).tiny ** 0.5
     squared = (along / max(sigma_along, tiny)) ** 2 + (across / max(sigma_across, tiny)) ** 2
     return Displacement(squared, sigma_along, sigma_across)
 
