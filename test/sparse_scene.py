@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.spatial.transform import Rotation
 
+from recon4d_ros.predictors.classical.problem import Readout
+from recon4d_ros.predictors.classical.shutter import ReadoutTime
+
 FOCAL = 500.0
 
 
@@ -53,3 +56,9 @@ def project(T_cam_host: np.ndarray, ray: np.ndarray, rho: np.ndarray) -> np.ndar
     points = np.concatenate([ray, np.ones((len(ray), 1))], axis=1) / rho[:, None]
     moved = points @ T_cam_host[:3, :3].T + T_cam_host[:3, 3]
     return moved[:, :2] / moved[:, 2:]
+
+
+def global_shutter(num_points: int, num_frames: int) -> Readout:
+    """All rows are read at once, whatever the readout is believed to be."""
+    sweep = np.zeros((num_points, num_frames, 2))
+    return Readout(sweep, np.zeros((num_points, 2)), ReadoutTime())

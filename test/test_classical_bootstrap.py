@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sparse_scene import FOCAL, Path, bearings, inverse_depths, project
+from sparse_scene import FOCAL, Path, bearings, global_shutter, inverse_depths, project
 
 from recon4d_ros.predictors.classical import rigid
 from recon4d_ros.predictors.classical.bootstrap import (
@@ -33,7 +33,8 @@ def views_of(path: Path, count: int = 200, noise_px: float = 0.1, moving: float 
     for frame in range(1, len(poses)):
         R, residual = rotation_between(uv[:, [0, frame]], guesses[-1], FOCAL)
         guesses.append(R)
-    return Views(uv, np.stack(guesses), residual, FOCAL, 0.3)
+    still = global_shutter(count, len(poses))
+    return Views(uv, np.stack(guesses), residual, FOCAL, 0.3, still)
 
 
 def relative_errors(found: Structure, path: Path, count: int = 200) -> tuple[float, float]:

@@ -8,10 +8,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.optimize import least_squares
-from sparse_scene import FOCAL, Path, bearings, inverse_depths, project
+from sparse_scene import FOCAL, Path, bearings, global_shutter, inverse_depths, project
 
 from recon4d_ros.geometry import se3
 from recon4d_ros.predictors.classical import bundle, rigid
+from recon4d_ros.predictors.classical.problem import Problem, Readout
+from recon4d_ros.predictors.classical.shutter import ReadoutTime
 
 twists = st.lists(st.floats(-1.5, 1.5), min_size=6, max_size=6).map(np.array)
 
@@ -64,7 +66,7 @@ def problem(
     start_error: float = 0.0,
     hosts: int = 2,
     seed: int = 3,
-) -> tuple[bundle.Problem, np.ndarray, np.ndarray]:
+) -> tuple[Problem, np.ndarray, np.ndarray]:
     """A problem, its true poses and true inverse depths; two frames are fixed."""
     T = (path or Path()).poses()
     random = np.random.default_rng(seed)
@@ -79,7 +81,7 @@ def problem(
     noise[np.arange(count), host] = 0.0
     free = np.arange(len(T)) > 1
     xi = random.normal(size=(len(T), 6)) * start_error * free[:, None]
-    given_problem = bundle.Problem(
+    given_problem = Problem(
         T_cam_world=rigid.exp(xi) @ T,
         free=free,
         host=host,
@@ -90,26 +92,33 @@ def problem(
         rho_prior_weight=np.zeros(count),
         focal_px=FOCAL,
         sigma_px=0.3,
+        readout=global_shutter(count, len(T)),
     )
     return given_problem, T, rho
 
 
-def residuals(given_problem: bundle.Problem, T: np.ndarray, rho: np.ndarray) -> np.ndarray:
+def residuals(
+    given_problem: Problem, T: np.ndarray, rho: np.ndarray, readout_s: float = 0.0
+) -> np.ndarray:
     """Reprojection errors, px, from the pinhole equations alone; zero where not seen."""
     out = np.zeros(given_problem.uv.shape)
+    seen = given_problem.uv - readout_s * given_problem.readout.sweep
+    ray = given_problem.ray - readout_s * given_problem.readout.host_sweep
     for frame, pose in enumerate(T):
         for h in np.unique(given_problem.host):
             rows = given_problem.host == h
-            uv = project(pose @ rigid.inverse(T[h]), given_problem.ray[rows], rho[rows])
-            out[rows, frame] = FOCAL * (uv - given_problem.uv[rows, frame])
+            uv = project(pose @ rigid.inverse(T[h]), ray[rows], rho[rows])
+            out[rows, frame] = FOCAL * (uv - seen[rows, frame])
     out[np.arange(len(rho)), given_problem.host] = 0.0
     return np.nan_to_num(out)
 
 
-def cost(given_problem: bundle.Problem, T: np.ndarray, rho: np.ndarray) -> float:
-    squared = (residuals(given_problem, T, rho) ** 2).sum(-1)
+def cost(given_problem: Problem, T: np.ndarray, rho: np.ndarray, readout_s: float = 0.0) -> float:
+    squared = (residuals(given_problem, T, rho, readout_s) ** 2).sum(-1)
     prior = given_problem.rho_prior_weight * (rho - given_problem.rho_prior) ** 2
-    return float(np.log1p(squared / given_problem.sigma_px**2).sum() + prior.sum())
+    expected = given_problem.readout.expected
+    prior_s = ((readout_s - expected.seconds) / expected.sigma_s) ** 2
+    return float(np.log1p(squared / given_problem.sigma_px**2).sum() + prior.sum() + prior_s)
 
 
 def moved(given_problem, T, rho, step):
@@ -126,8 +135,9 @@ def test_fixed_poses_change_no_block_of_the_free_ones():
     for mask in (free, np.ones(len(T), bool)):
         some = replace(given_problem, free=mask)
         groups = bundle._groups(some)
-        transfers, _ = bundle._evaluate(some, groups, T, rho)
-        systems.append(bundle._normal_equations(some, groups, transfers, T, rho))
+        state = bundle._State(T, rho, 0.0)
+        transfers, _ = bundle._evaluate(some, groups, state)
+        systems.append(bundle._normal_equations(some, groups, transfers, state))
     part, whole = systems
     used = np.repeat(free, 6)
     assert np.allclose(part.H[np.ix_(used, used)], whole.H[np.ix_(used, used)], rtol=1e-12)
@@ -136,45 +146,62 @@ def test_fixed_poses_change_no_block_of_the_free_ones():
     assert np.allclose(part.h, whole.h) and np.allclose(part.g_rho, whole.g_rho)
 
 
+def bent(given_problem: Problem) -> Problem:
+    """With rows that are read one after the other by a camera of some velocity."""
+    random = np.random.default_rng(9)
+    count, num_frames = given_problem.uv.shape[:2]
+    sweeps = random.normal(size=(count, num_frames, 2)), random.normal(size=(count, 2))
+    return replace(given_problem, readout=Readout(*sweeps, ReadoutTime(0.004, 0.01)))
+
+
 def test_normal_equations_equal_finite_differences():
     given_problem, _, _ = problem(noise_px=0.5, start_error=0.01, count=12)
     # Blocks of two fixed poses are left out: with all of them free every block is there.
     everything = np.ones(len(given_problem.free), bool)
     given_problem = replace(given_problem, rho_prior_weight=np.full(12, 0.7), free=everything)
-    T, rho = given_problem.T_cam_world, given_problem.rho
+    given_problem = bent(given_problem)
+    T, rho, readout_s = given_problem.T_cam_world, given_problem.rho, 0.006
     groups = bundle._groups(given_problem)
-    transfers, at_start = bundle._evaluate(given_problem, groups, T, rho)
-    assert at_start == pytest.approx(cost(given_problem, T, rho), rel=1e-12)
-    system = bundle._normal_equations(given_problem, groups, transfers, T, rho)
+    start = bundle._State(T, rho, readout_s)
+    transfers, at_start = bundle._evaluate(given_problem, groups, start)
+    assert at_start == pytest.approx(cost(given_problem, T, rho, readout_s), rel=1e-12)
+    system = bundle._normal_equations(given_problem, groups, transfers, start)
     size = 6 * len(T) + len(rho)
-
     columns, gradient = [], []
-    for k in range(size):
-        step = np.zeros(size)
+    for k in range(size + 1):
+        step = np.zeros(size + 1)
         step[k] = 1e-6
-        both = [moved(given_problem, T, rho, sign * step) for sign in (1, -1)]
+        both = [
+            (*moved(given_problem, T, rho, sign * step[:-1]), readout_s + sign * step[-1])
+            for sign in (1, -1)
+        ]
         plus, minus = (residuals(given_problem, *state) for state in both)
         columns.append(((plus - minus) / 2e-6).reshape(-1))
         up, down = (cost(given_problem, *state) for state in both)
         gradient.append((up - down) / 4e-6)  # half of the gradient: the cost has no 1/2
     J = np.stack(columns, axis=1)
-    weight = np.repeat(np.concatenate(weights(given_problem, T, rho)), 2)
+    weight = np.repeat(np.concatenate(weights(given_problem, T, rho, readout_s)), 2)
     H = J.T @ (weight[:, None] * J)
-    H[6 * len(T) :, 6 * len(T) :] += np.diag(given_problem.rho_prior_weight)
-    poses = slice(0, 6 * len(T))
-    points = slice(6 * len(T), None)
-    scale = np.abs(H).max()
+    poses, points = slice(0, 6 * len(T)), slice(6 * len(T), size)
+    H[points, points] += np.diag(given_problem.rho_prior_weight)
+    H[-1, -1] += 1.0 / given_problem.readout.expected.sigma_s**2
+    scale = np.abs(H[:-1, :-1]).max()
     assert np.allclose(system.H, H[poses, poses], atol=1e-6 * scale)
     assert np.allclose(system.cross, H[points, poses], atol=1e-6 * scale)
     assert np.allclose(system.h, np.diag(H[points, points]), rtol=1e-5)
+    assert np.allclose(system.H_readout, H[-1, poses], atol=1e-6 * np.abs(H[-1]).max())
+    assert np.allclose(system.cross_readout, H[points, -1], atol=1e-6 * np.abs(H[-1]).max())
+    assert np.allclose(system.readout, [H[-1, -1], gradient[-1]], rtol=1e-5)
     expected = np.array(gradient)
     assert np.allclose(system.g, expected[poses], atol=1e-5 * np.abs(expected).max())
     assert np.allclose(system.g_rho, expected[points], atol=1e-5 * np.abs(expected).max())
 
 
-def weights(given_problem, T, rho) -> list[np.ndarray]:
+def weights(given_problem, T, rho, readout_s) -> list[np.ndarray]:
     """Cauchy weights of every observation."""
-    squared = (residuals(given_problem, T, rho) ** 2).sum(-1) / given_problem.sigma_px**2
+    squared = (residuals(given_problem, T, rho, readout_s) ** 2).sum(
+        -1
+    ) / given_problem.sigma_px**2
     return [row / given_problem.sigma_px**2 for row in 1.0 / (1.0 + squared)]
 
 

@@ -12,7 +12,7 @@ from recon4d_ros.config import DepthConfig
 from recon4d_ros.datatypes import FlowField, Intrinsics
 from recon4d_ros.predictors.classical import depth as dense
 from recon4d_ros.predictors.classical import rigid
-from recon4d_ros.predictors.classical.depth import InverseDepth, Rays
+from recon4d_ros.predictors.classical.depth import InverseDepth, Rays, View
 
 HEIGHT, WIDTH = SIZE
 GRID = Intrinsics(FOCAL, FOCAL, (WIDTH - 1) / 2, (HEIGHT - 1) / 2, WIDTH, HEIGHT)
@@ -27,13 +27,13 @@ MOTIONS = {
 }
 
 
-def poses(scene: FlowScene) -> dict[int, np.ndarray]:
-    """T_cam_world of frame 0 and its partners."""
+def views(scene: FlowScene) -> dict[int, View]:
+    """Where frame 0 and its partners are; each image is taken at once."""
     out = {}
     for frame in (0, *PARTNERS):
         T = np.eye(4)
         T[:3, :3], T[:3, 3] = scene.pose(frame)
-        out[frame] = T
+        out[frame] = View(T, np.zeros(6))
     return out
 
 
@@ -48,7 +48,7 @@ def fields(scene: FlowScene, noise_px: float = 0.0) -> list[FlowField]:
 
 
 def estimate(scene: FlowScene, noise_px: float = 0.0) -> InverseDepth:
-    return dense.measured(fields(scene, noise_px), poses(scene), RAYS, CONFIG)
+    return dense.measured(fields(scene, noise_px), views(scene), RAYS, CONFIG)
 
 
 @pytest.mark.parametrize("motion", MOTIONS)
@@ -106,7 +106,7 @@ def test_a_standing_or_turning_camera_measures_nothing():
 
 def test_partners_without_a_pose_say_nothing():
     scene = FlowScene(**MOTIONS["sideways"])
-    known = poses(scene)
+    known = views(scene)
     for partner in PARTNERS:
         del known[partner]
     assert not dense.measured(fields(scene), known, RAYS, CONFIG).information.any()

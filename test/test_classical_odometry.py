@@ -110,7 +110,11 @@ def test_a_standing_camera_stays_where_it_is_and_maps_nothing(name):
 
 def test_a_camera_that_stops_keeps_its_depth_and_says_so():
     last = stream()[21]
-    still = [replace(last, index=22 + i) for i in range(16)]
+    interval_ns = last.stamp_ns - stream()[20].stamp_ns
+    still = [
+        replace(last, index=22 + i, stamp_ns=last.stamp_ns + (i + 1) * interval_ns)
+        for i in range(16)
+    ]
     done = run(build_reconstructor(SMALL), [*stream()[:22], *still])
     assert done.provisional[21].state is TrackingState.TRACKING
     assert done.provisional[-1].state is TrackingState.NO_PARALLAX

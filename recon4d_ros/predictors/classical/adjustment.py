@@ -9,12 +9,12 @@ import numpy as np
 
 from recon4d_ros.config import OdometryConfig
 from recon4d_ros.predictors.classical import rigid
-from recon4d_ros.predictors.classical.bundle import Problem, Solution
-from recon4d_ros.predictors.classical.pinhole import Pinhole
+from recon4d_ros.predictors.classical.points import SURE
+from recon4d_ros.predictors.classical.problem import Problem, Readout, Solution
 from recon4d_ros.predictors.classical.rigid import Array
+from recon4d_ros.predictors.classical.shutter import Shutter
 from recon4d_ros.predictors.classical.tracks import Index, TrackTable
 
-SURE = 0.2  # relative standard deviation of a depth that counts as known
 _WEAK_PRIOR = 0.01  # what is left of the prior once a depth is known
 
 
@@ -36,7 +36,7 @@ class Setup:
 def window_problem(
     table: TrackTable,
     poses: Mapping[int, Array],
-    camera: Pinhole,
+    shutter: Shutter,
     first_free: int,
     config: OdometryConfig,
 ) -> Setup:
@@ -44,6 +44,7 @@ def window_problem(
 
     So do hosts that left the table: nothing but their own points holds them any more.
     """
+    camera = shutter.camera
     columns = np.flatnonzero(table.frames >= 0)
     columns = columns[np.argsort(table.frames[columns])]
     seen = np.isfinite(table.uv[:, columns, 0]).sum(axis=1)
@@ -52,22 +53,28 @@ def window_problem(
     outside = sorted(set(table.host[rows].tolist()) - set(inside))
     frames = [*outside, *inside]
     uv = np.full((len(rows), len(frames), 2), np.nan)
-    uv[:, len(outside) :] = camera.normalised(table.uv[np.ix_(rows, columns)])
+    uv[:, len(outside) :] = table.uv[np.ix_(rows, columns)]
+    rho, host, host_uv = table.rho[rows], table.host[rows], table.host_uv[rows]
     free = np.array(frames) >= first_free
     free[: max(len(outside), 1)] = False
     prior = table.rho_prior[rows]
-    sure = table.rho_sigma[rows] < SURE * table.rho[rows]
+    sure = table.rho_sigma[rows] < SURE * rho
     problem = Problem(
         T_cam_world=np.stack([poses[frame] for frame in frames]),
         free=free,
-        host=np.searchsorted(frames, table.host[rows]),
-        ray=camera.normalised(table.host_uv[rows]),
-        rho=table.rho[rows],
-        uv=uv,
+        host=np.searchsorted(frames, host),
+        ray=camera.normalised(host_uv),
+        rho=rho,
+        uv=camera.normalised(uv),
         rho_prior=prior,
         rho_prior_weight=np.where(sure, _WEAK_PRIOR, 1.0) / prior**2,
         focal_px=camera.focal,
         sigma_px=config.noise_px,
+        readout=Readout(
+            sweep=shutter.sweep(uv, frames, rho),
+            host_sweep=shutter.sweep(host_uv[:, None], host[:, None], rho)[:, 0],
+            expected=shutter.readout,
+        ),
     )
     return Setup(rows, frames, problem)
 

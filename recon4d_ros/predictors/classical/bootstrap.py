@@ -15,7 +15,9 @@ import numpy as np
 
 from recon4d_ros.predictors.classical import bundle, rigid
 from recon4d_ros.predictors.classical.pose import Sightings, fit_rotation, refine_pose
+from recon4d_ros.predictors.classical.problem import Problem, Readout
 from recon4d_ros.predictors.classical.rigid import Array
+from recon4d_ros.predictors.classical.shutter import ReadoutTime
 from recon4d_ros.predictors.classical.tracks import Mask
 
 MIN_POINTS = 50
@@ -36,6 +38,7 @@ class Views:
         rotation_residual_px: median residual of the last frame when only rotation is allowed.
         focal_px: px per unit.
         sigma_px: scale of the robust kernel.
+        readout: what the rows' different times do to `uv`.
     """
 
     uv: Array
@@ -43,6 +46,7 @@ class Views:
     rotation_residual_px: float
     focal_px: float
     sigma_px: float
+    readout: Readout
 
 
 @dataclass(frozen=True, eq=False)
@@ -54,6 +58,7 @@ class Structure:
         rho, rho_sigma: (P,) inverse depths in the first frame.
         residual_px: (P, F).
         cost: robust cost per observation.
+        readout: time to read an image.
     """
 
     T_cam_first: Array
@@ -61,6 +66,7 @@ class Structure:
     rho_sigma: Array
     residual_px: Array
     cost: float
+    readout: ReadoutTime
 
 
 def bootstrap(views: Views) -> Structure | None:
@@ -127,7 +133,7 @@ def _depths(views: Views, R: Array, t: Array) -> tuple[Array, Mask]:
 def _adjusted(views: Views, T_last: Array, rho: Array) -> Structure:
     num_frames = views.uv.shape[1]
     T = np.stack([_between(views, T_last, rho, frame) for frame in range(num_frames)])
-    problem = bundle.Problem(
+    problem = Problem(
         T_cam_world=T,
         free=np.arange(num_frames) > 0,
         host=np.zeros(len(rho), np.int64),
@@ -138,12 +144,18 @@ def _adjusted(views: Views, T_last: Array, rho: Array) -> Structure:
         rho_prior_weight=np.full(len(rho), 1.0 / float(np.median(rho)) ** 2),
         focal_px=views.focal_px,
         sigma_px=views.sigma_px,
+        readout=views.readout,
     )
     solution = bundle.solve(problem, _ITERATIONS)
     cost = solution.cost / max(int(np.isfinite(solution.residual_px).sum()), 1)
     solution = solution.scaled(float(np.median(solution.rho)))
     return Structure(
-        solution.T_cam_world, solution.rho, solution.rho_sigma, solution.residual_px, cost
+        solution.T_cam_world,
+        solution.rho,
+        solution.rho_sigma,
+        solution.residual_px,
+        cost,
+        ReadoutTime.learned(solution.readout_s, solution.readout_sigma_s),
     )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import cv2
 import numpy as np
@@ -25,7 +26,8 @@ from recon4d_ros.predictors.classical.rigid import Array
 Map = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-_TINY = np.float32(1e-12)
+_TINY, _ZERO = np.float32(1e-12), np.float32(0.0)
+_AROUND_PX = (9, 9)
 _ABSENT: Map = np.empty(0, np.float32)  # OpenCV's type stubs know no None for an array left out
 
 
@@ -89,8 +91,22 @@ class Rays:
         return Rays(x, y, (grid.fx, grid.fy), (grid.cx, grid.cy), directions)
 
 
+@dataclass(frozen=True, eq=False)
+class View:
+    """Where a camera is, and how it moves while it reads an image.
+
+    Attributes:
+        T_cam_world: (4, 4) pose at the middle row.
+        twist: (6,) from the first row's time to the last one's: T(s) = exp(s twist) T_cam_world
+            with s from -1/2 to 1/2 down the image.
+    """
+
+    T_cam_world: Array
+    twist: Array
+
+
 def measured(
-    fields: Sequence[FlowField], poses: Mapping[int, Array], rays: Rays, config: DepthConfig
+    fields: Sequence[FlowField], views: Mapping[int, View], rays: Rays, config: DepthConfig
 ) -> InverseDepth:
     """Inverse depth of the fields' common source frame by triangulation.
 
@@ -99,7 +115,7 @@ def measured(
 
     Args:
         fields: flow from one frame to partners.
-        poses: T_cam_world (4, 4) by frame; partners without a pose are left out.
+        views: by frame; partners without one are left out.
         rays: of the dense grid.
         config: noise of the flow and bounds.
     """
@@ -107,10 +123,10 @@ def measured(
     total, weighted, squared = (np.zeros(shape, np.float32) for _ in range(3))
     off_line = np.zeros(shape, bool)
     for field in fields:
-        if field.source not in poses or field.target not in poses:
+        if field.source not in views or field.target not in views:
             continue
-        T = poses[field.target] @ rigid.inverse(poses[field.source])
-        rho, information, across_px = _triangulated(field, T, rays, config)
+        pair = views[field.source], views[field.target]
+        rho, information, across_px = _triangulated(field, *pair, rays, config)
         total += information
         weighted += information * rho
         squared += information * rho**2
@@ -118,28 +134,97 @@ def measured(
     rho = weighted / np.maximum(total, _TINY)
     disagreement = squared - total * rho**2
     good = (total > 0) & (rho > 0) & ~off_line & (disagreement < config.max_disagreement**2)
-    return InverseDepth(np.where(good, rho, 0).astype(np.float32), np.where(good, total, 0))
+    rho, total = (np.where(good, grid, 0).astype(np.float32) for grid in (rho, total))
+    smooth = _spread(rho, total) < config.max_spread
+    return InverseDepth(np.where(smooth, rho, 0), np.where(smooth, total, 0))
+
+
+def _spread(rho: Map, information: Map) -> Map:
+    """Relative standard deviation of the inverse depths around each pixel, weighted.
+
+    Flow that went astray (an even surface, the rim of a mover) scatters from pixel to pixel where
+    its partners, misled alike, still agree.
+    """
+
+    def around(grid: Map) -> Map:
+        return np.asarray(cv2.boxFilter(grid, -1, _AROUND_PX, borderType=cv2.BORDER_CONSTANT))
+
+    weight = np.maximum(around(information), _TINY)
+    mean = around(information * rho) / weight
+    variance = around(information * rho**2) / weight - mean**2
+    return np.asarray(np.sqrt(np.maximum(variance, 0)) / np.maximum(mean, _TINY), np.float32)
 
 
 def _triangulated(
-    field: FlowField, T: Array, rays: Rays, config: DepthConfig
+    field: FlowField, source: View, target: View, rays: Rays, config: DepthConfig
 ) -> tuple[Map, Map, Map]:
-    """Inverse depth, its information and the distance from the epipolar line in px."""
+    """Inverse depth, its information and the distance from the epipolar line in px.
+
+    Each row has a pose of its own: the bearing goes from its row's time to the middle of the
+    source image, to the middle of the target image, and on to the time of the row it lands in.
+    """
     flow, valid = field.flow.numpy(), field.valid.numpy()
-    R, t = T[:3, :3].astype(np.float32), T[:3, 3].astype(np.float32)
-    x, y = rays.x, rays.y
-    qx, qy, qz = (R[k, 0] * x + R[k, 1] * y + R[k, 2] for k in range(3))
-    u = x + flow[..., 0] / np.float32(rays.focal[0])
-    v = y + flow[..., 1] / np.float32(rays.focal[1])
-    along_x, along_y = t[0] - u * t[2], t[1] - v * t[2]
+    T = (target.T_cam_world @ rigid.inverse(source.T_cam_world)).astype(np.float32)
+    height = flow.shape[0]
+    row = np.arange(height, dtype=np.float32)[:, None] - np.float32(0.5 * (height - 1))
+    start, end = -row / height, (row + flow[..., 1]) / height
+    bearing, t = _in_time((rays.x, rays.y, np.float32(1.0)), (_ZERO,) * 3, source.twist, start)
+    q, t = _turned(T, bearing), _turned(T, t)
+    t = tuple(part + T[k, 3] for k, part in enumerate(t))
+    (qx, qy, qz), (tx, ty, tz) = _in_time(q, t, target.twist, end)
+    u = rays.x + flow[..., 0] / np.float32(rays.focal[0])
+    v = rays.y + flow[..., 1] / np.float32(rays.focal[1])
+    along_x, along_y = tx - u * tz, ty - v * tz
     off_x, off_y = qx - u * qz, qy - v * qz
     length2 = np.maximum(along_x**2 + along_y**2, _TINY)
     rho = -(along_x * off_x + along_y * off_y) / length2
-    z = np.maximum(qz + rho * t[2], np.float32(1e-3))
+    z = np.maximum(qz + rho * tz, np.float32(1e-3))
     to_px = np.float32(0.5 * sum(rays.focal)) / z
     across = np.abs(along_x * off_y - along_y * off_x) / np.sqrt(length2) * to_px
-    information = length2 * to_px**2 / np.float32(config.flow_noise_px**2)
+    information = length2 * to_px**2 / _flow_variance(field, along_x, along_y, length2, config)
     return rho, np.where(valid, information, 0).astype(np.float32), across
+
+
+def _flow_variance(
+    field: FlowField, along_x: Map, along_y: Map, length2: Map, config: DepthConfig
+) -> Map:
+    """Variance of the flow along the epipolar line, px squared.
+
+    Flow is known as well as the image shows its errors: where sliding along the line changes no
+    grey value, it is a guess.
+    """
+    assert field.structure is not None
+    xx, xy, yy = (field.structure[..., k].numpy() for k in range(3))
+    contrast = along_x**2 * xx + 2 * along_x * along_y * xy + along_y**2 * yy
+    grey_variance = np.float32(config.grey_noise**2)
+    guess = grey_variance * length2 / np.maximum(contrast, _TINY)
+    return np.asarray(config.flow_noise_px**2 + guess, np.float32)
+
+
+Vector: TypeAlias = tuple["Map | np.float32", ...]
+
+
+def _turned(T: Map, vector: Vector) -> Vector:
+    x, y, z = vector
+    return tuple(T[k, 0] * x + T[k, 1] * y + T[k, 2] * z for k in range(3))
+
+
+def _in_time(bearing: Vector, t: Vector, twist: Array, share: Map) -> tuple[Vector, Vector]:
+    """A point (bearing + rho t) / rho as the camera sees it a share of its twist later."""
+    moved = twist.astype(np.float32)
+    turned_bearing, turned_t = (_cross(moved[3:], part) for part in (bearing, t))
+    return (
+        tuple(part + share * by for part, by in zip(bearing, turned_bearing, strict=True)),
+        tuple(
+            part + share * (by + along)
+            for part, by, along in zip(t, turned_t, moved[:3], strict=True)
+        ),
+    )
+
+
+def _cross(w: Map, vector: Vector) -> Vector:
+    x, y, z = vector
+    return w[1] * z - w[2] * y, w[2] * x - w[0] * z, w[0] * y - w[1] * x
 
 
 def carried(

@@ -15,7 +15,6 @@ from recon4d_ros.config import OdometryConfig, WindowConfig
 from recon4d_ros.datatypes import TrackingState
 from recon4d_ros.predictors.classical import bundle, rigid
 from recon4d_ros.predictors.classical.adjustment import (
-    SURE,
     depth_error,
     regauged,
     take_over,
@@ -29,13 +28,16 @@ from recon4d_ros.predictors.classical.bootstrap import (
     rotation_between,
 )
 from recon4d_ros.predictors.classical.pinhole import Pinhole
+from recon4d_ros.predictors.classical.points import Points
 from recon4d_ros.predictors.classical.pose import (
     PoseFit,
     Sightings,
     refine_pose,
     sample_pose,
 )
+from recon4d_ros.predictors.classical.problem import Readout
 from recon4d_ros.predictors.classical.rigid import Array
+from recon4d_ros.predictors.classical.shutter import ReadoutTime, Shutter
 from recon4d_ros.predictors.classical.tracks import (
     Grey,
     Index,
@@ -49,6 +51,7 @@ _MIN_SUPPORT = 12  # points under which a pose is not one
 _PLAIN_SHARE = 0.8  # of the points agree: no need to look for another pose
 _NEIGHBOURS = 5  # known points that lend a new one its depth
 _LONGEST_GUESS_PX = 60.0
+_LEAST_BEND_PX = 0.1  # what a better known velocity must move at the image's upper and lower edge
 _FOCALS = (0.7, 0.95, 1.3)  # of the long side, tried when the focal length is not given
 
 
@@ -73,21 +76,27 @@ class Odometry:
     """Poses frame after frame; `adjust` refines the window.
 
     Attributes:
-        camera: pinhole of the tracking image; a guess until `ready` when none was given.
+        shutter: the camera, a guess until `ready` when none was given, its readout and velocity.
         ready: depth is known, poses have translation.
         poses: T_cam_world (4, 4) of the remembered frames.
     """
 
     def __init__(
-        self, config: OdometryConfig, window: WindowConfig, camera: Pinhole, known: bool
+        self,
+        config: OdometryConfig,
+        window: WindowConfig,
+        camera: Pinhole,
+        known: bool,
+        readout: ReadoutTime,
     ) -> None:
-        self.camera = camera
+        self.shutter = Shutter(camera, readout)
         self.ready = False
         self.poses: dict[int, Array] = {}
         self._config = config
         self._window = window
         self._focal_known = known
         self._table = TrackTable(config.max_points, window.size + config.num_keyframes + 1)
+        self._points = Points(self._table, self.poses, self.shutter)
         self._recent: list[int] = []
         self._keyframes: list[int] = []
         self._keyframe_points = 0
@@ -97,8 +106,9 @@ class Odometry:
         self._rotation_px = 0.0
         self._next_try_px = config.bootstrap_px
 
-    def track(self, index: int, grey: Grey) -> Tracked:
+    def track(self, index: int, stamp_ns: int, grey: Grey) -> Tracked:
         """Pose of the next frame, from past frames only."""
+        self.shutter.open(index, stamp_ns)
         if not self.poses:
             self._open(index, grey, np.eye(4))
             self._make_keyframe(index, grey)
@@ -108,16 +118,15 @@ class Odometry:
         rows, uv, good = self._follow(last, grey, T_guess)
         self._open(index, grey, T_guess)
         self._table.see(rows, index, uv, good)
-        tracked = self._posed(index, T_guess) if self.ready else self._rotated(index, last)
+        tracked = self._seen(index, last)
         if tracked.T_cam_world is None:
             return tracked
-        self.poses[index] = tracked.T_cam_world
         if not self.ready:
             tracked = self._try_bootstrap(index, tracked)
         if self._needs_keyframe(index):
             self._make_keyframe(index, grey)
         self._forget()
-        self._velocity = self.poses[index] @ rigid.inverse(self.poses[last])
+        self._take_velocity()
         return tracked
 
     def adjust(self) -> None:
@@ -128,28 +137,30 @@ class Odometry:
         # which could then never mend.
         is_sure = self._depth_error < self._config.sure_depth_error
         first_free = self._recent[-1] - self._window.final_lag if is_sure else 0
-        setup = window_problem(self._table, self.poses, self.camera, first_free, self._config)
+        setup = window_problem(self._table, self.poses, self.shutter, first_free, self._config)
         solution = bundle.solve(setup.problem, self._config.iterations)
+        self.shutter.readout = ReadoutTime.learned(solution.readout_s, solution.readout_sigma_s)
         solution = regauged(setup, self._keyframes, solution)
         self.poses.update(zip(setup.frames, solution.T_cam_world, strict=True))
         self._depth_error = depth_error(self._table, setup, solution)
         take_over(self._table, setup, solution, self._config.outlier_px)
-        self._velocity = self.poses[self._recent[-1]] @ rigid.inverse(self.poses[self._recent[-2]])
+        self._take_velocity()
 
     def landmarks(self) -> tuple[Index, Array]:
         """Ids (P,) and world positions (P, 3) of the points of surely known depth."""
         table = self._table
         if not self.ready:
             return np.zeros(0, np.int64), np.zeros((0, 3))
-        rows = np.flatnonzero(table.used & (table.rho_sigma < SURE * table.rho))
-        bearing = rigid.homogeneous(self._rays(rows)) / table.rho[rows, None]
-        T = rigid.inverse(self._host_poses(rows))
-        return table.ids[rows], (T[:, :3, :3] @ bearing[..., None])[..., 0] + T[:, :3, 3]
+        rows = np.flatnonzero(table.used)
+        rows = rows[self._points.are_sure(rows)]
+        return table.ids[rows], self._points.positions(rows)
 
     def sparse_depth(self, index: int) -> tuple[Array, Array]:
         """Pixels (N, 2) and depths (N,) of the surely known points seen in a frame."""
-        rows = self._sure_rows(index)
-        return self._table.uv[rows, self._table.column(index)], 1.0 / self._rho_in(index, rows)
+        rows = self._points.sure_rows(index)
+        return self._table.uv[rows, self._table.column(index)], 1.0 / self._points.rho_in(
+            index, rows
+        )
 
     # ------------------------------------------------------------------ front end
     def _open(self, index: int, grey: Grey, T: Array) -> None:
@@ -161,18 +172,48 @@ class Odometry:
     def _follow(self, last: int, grey: Grey, T_guess: Array) -> tuple[Index, Array, Mask]:
         rows = self._table.rows_in(last)
         uv = self._table.uv[rows, self._table.column(last)]
-        shift = self._projected(rows, T_guess) - self._projected(rows, self.poses[last])
+        shift = self._points.projected(rows, T_guess) - self._points.projected(
+            rows, self.poses[last]
+        )
         sane = np.linalg.norm(shift, axis=1) < _LONGEST_GUESS_PX  # False for NaN
         guess = np.where(sane[:, None], uv + shift, uv)
         return rows, *follow(self._grey, grey, uv, guess, self._config.consistency_px)
 
-    def _posed(self, index: int, T_guess: Array) -> Tracked:
+    def _seen(self, index: int, last: int) -> Tracked:
+        """Pose by what is seen; once more if its velocity bends the image otherwise."""
+        self._take_velocity()
+        expected = self.shutter.velocity(index)
+        tracked = self._fitted(index, last)
+        if tracked.T_cam_world is None:
+            return tracked
+        self._take_velocity()
+        turn = np.abs(self.shutter.velocity(index) - expected)[3:].max()
+        bend_px = 0.5 * abs(self.shutter.readout.seconds) * turn * self.shutter.camera.focal
+        return self._fitted(index, last, again=True) if bend_px > _LEAST_BEND_PX else tracked
+
+    def _fitted(self, index: int, last: int, again: bool = False) -> Tracked:
+        if self.ready:
+            tracked = self._posed(index, self.poses[index], again)
+        else:
+            tracked = self._rotated(index, last)
+        if tracked.T_cam_world is not None:
+            self.poses[index] = tracked.T_cam_world
+        return tracked
+
+    def _take_velocity(self) -> None:
+        last, newest = self._recent[-2:]
+        self._velocity = self.poses[newest] @ rigid.inverse(self.poses[last])
+        self.shutter.measure(self.poses, self._recent)
+
+    def _posed(self, index: int, T_guess: Array, is_near: bool) -> Tracked:
         rows = self._table.rows_in(index)
         rows = rows[self._table.host[rows] != index]
         if len(rows) < _MIN_SUPPORT:
             return Tracked(None, TrackingState.LOST, np.inf, len(rows))
-        seen = self._sightings(rows, index)
-        fit = self._better(seen, rows, refine_pose(seen, T_guess))
+        seen = self._points.sightings(rows, index)
+        fit = refine_pose(seen, T_guess)
+        if not is_near:
+            fit = self._better(seen, rows, fit)
         support = int(fit.inlier.sum())
         if support < max(_MIN_SUPPORT, self._config.min_inlier_share * len(rows)):
             return Tracked(None, TrackingState.LOST, fit.residual_px, support)
@@ -182,8 +223,7 @@ class Odometry:
         """A sampled pose instead, if too few points agree and clearly more agree with that one."""
         if fit.inlier.mean() > _PLAIN_SHARE:
             return fit
-        table = self._table
-        sure = table.rho_sigma[rows] < SURE * table.rho[rows]
+        sure = self._points.are_sure(rows)
         subset = Sightings(
             seen.T_host_world[sure],
             seen.ray[sure],
@@ -204,8 +244,8 @@ class Odometry:
         if len(rows) < MIN_POINTS:
             return Tracked(None, TrackingState.LOST, np.inf, len(rows))
         R = (self.poses[last] @ rigid.inverse(self.poses[reference]))[:3, :3]
-        views = self._views(rows, [reference, index])
-        R, self._rotation_px = rotation_between(views, R, self.camera.focal)
+        views = self._points.views(rows, [reference, index])
+        R, self._rotation_px = rotation_between(views, R, self.shutter.camera.focal)
         T = np.eye(4)
         T[:3, :3] = R
         T = T @ self.poses[reference]
@@ -242,25 +282,28 @@ class Odometry:
         found: list[tuple[Structure, Pinhole]] = []
         for share in _FOCALS:
             focal = share * long_side
-            self.camera = replace(self.camera, fx=focal, fy=focal)
+            self.shutter.camera = replace(self.shutter.camera, fx=focal, fy=focal)
             structure = self._structure(rows, frames)
             if structure is not None:
-                found.append((structure, self.camera))
+                found.append((structure, self.shutter.camera))
         if not found:
             return None
-        structure, self.camera = min(found, key=lambda entry: entry[0].cost)
+        structure, self.shutter.camera = min(found, key=lambda entry: entry[0].cost)
         return structure
 
     def _structure(self, rows: Index, frames: list[int]) -> Structure | None:
         base = rigid.inverse(self.poses[frames[0]])
         rotations = np.stack([(self.poses[frame] @ base)[:3, :3] for frame in frames])
+        uv = self._points.seen(rows, frames)
+        sweep = self.shutter.sweep(uv, frames, self._table.rho[rows])
         return bootstrap(
             Views(
-                self._views(rows, frames),
+                self.shutter.camera.normalised(uv),
                 rotations,
                 self._rotation_px,
-                self.camera.focal,
+                self.shutter.camera.focal,
                 self._config.noise_px,
+                Readout(sweep, sweep[:, 0], self.shutter.readout),
             )
         )
 
@@ -271,6 +314,7 @@ class Odometry:
             self.poses[frame] = rigid.orthonormal(T @ base)
         table.rho[rows], table.rho_sigma[rows] = structure.rho, structure.rho_sigma
         table.rho_prior[rows] = 1.0
+        self.shutter.readout = structure.readout
         self.ready = True
         if frames[-1] not in self._keyframes:
             self._make_keyframe(frames[-1], self._grey)
@@ -298,13 +342,13 @@ class Odometry:
 
     def _expected_rho(self, index: int, uv: Array) -> Array:
         """Inverse depth of new points: that of the known ones around them."""
-        rows = self._sure_rows(index) if self.ready else np.zeros(0, np.int64)
+        rows = self._points.sure_rows(index) if self.ready else np.zeros(0, np.int64)
         if len(rows) < _NEIGHBOURS:
             known = self._table.rho[self._table.used]
             return np.full(len(uv), float(np.median(known)) if self.ready else 1.0)
         at = self._table.uv[rows, self._table.column(index)]
         _, nearest = cKDTree(at).query(uv, k=_NEIGHBOURS)
-        return np.asarray(np.median(self._rho_in(index, rows)[nearest], axis=1))
+        return np.asarray(np.median(self._points.rho_in(index, rows)[nearest], axis=1))
 
     def _forget(self) -> None:
         """Drop what falls out of the window, and the oldest keyframe beyond the bound."""
@@ -317,51 +361,6 @@ class Odometry:
             self._keyframes.remove(frame)
             self._table.close_column(frame)
         kept = {*self._table.frames.tolist(), *self._table.host.tolist()}
-        self.poses = {frame: T for frame, T in self.poses.items() if frame in kept}
-
-    # ------------------------------------------------------------------ small things
-    def _host_poses(self, rows: Index) -> Array:
-        hosts, inverse = np.unique(self._table.host[rows], return_inverse=True)
-        poses = [self.poses[int(host)] for host in hosts]
-        return np.stack(poses)[inverse] if poses else np.zeros((0, 4, 4))
-
-    def _rays(self, rows: Index) -> Array:
-        return self.camera.normalised(self._table.host_uv[rows])
-
-    def _sightings(self, rows: Index, index: int) -> Sightings:
-        table = self._table
-        return Sightings(
-            self._host_poses(rows),
-            self._rays(rows),
-            table.rho[rows],
-            table.rho_sigma[rows],
-            self.camera.normalised(table.uv[rows, table.column(index)]),
-            self.camera.focal,
-        )
-
-    def _views(self, rows: Index, frames: list[int]) -> Array:
-        columns = np.array([self._table.column(frame) for frame in frames])
-        return self.camera.normalised(self._table.uv[np.ix_(rows, columns)])
-
-    def _sure_rows(self, index: int) -> Index:
-        table = self._table
-        rows = table.rows_in(index)
-        return rows[table.rho_sigma[rows] < SURE * table.rho[rows]]
-
-    def _transferred(self, rows: Index, T: Array) -> Array:
-        """Bearings of the hosts in a camera, times depth in the host's unit bearing (N, 3)."""
-        T_rel = T @ rigid.inverse(self._host_poses(rows))
-        bearing = rigid.homogeneous(self._rays(rows))[..., None]
-        moved = (T_rel[:, :3, :3] @ bearing)[..., 0]
-        return np.asarray(moved + self._table.rho[rows, None] * T_rel[:, :3, 3])
-
-    def _projected(self, rows: Index, T: Array) -> Array:
-        """Px (N, 2) of points in a camera, NaN behind it."""
-        q = self._transferred(rows, T)
-        z = np.where(q[:, 2] > 1e-3, q[:, 2], np.nan)
-        return self.camera.pixels(q[:, :2] / z[:, None])
-
-    def _rho_in(self, index: int, rows: Index) -> Array:
-        """Inverse depth (N,) of points in a frame."""
-        z = self._transferred(rows, self.poses[index])[:, 2]
-        return np.asarray(self._table.rho[rows] / np.maximum(z, 1e-3))
+        for frame in [frame for frame in self.poses if frame not in kept]:
+            del self.poses[frame]
+        self.shutter.forget_all_but(kept)

@@ -17,6 +17,7 @@ class Pinhole:
     fy: float
     cx: float
     cy: float
+    height: int
 
     @property
     def focal(self) -> float:

@@ -75,7 +75,7 @@ def refine_pose(seen: Sightings, T_cam_world: Array) -> PoseFit:
         g = (WJ.transpose(0, 2, 1) @ residual[..., None]).sum(0)[:, 0]
         step = np.linalg.solve(H + 1e-6 * np.eye(6), -g)
         T = rigid.moved(T, step)
-        if np.abs(step).max() < 1e-7:
+        if np.abs(step).max() < 1e-6:
             break
     cost = float(np.log1p(squared / _KERNEL**2).mean())
     median = float(np.median(np.linalg.norm(residual, axis=1)))

@@ -28,6 +28,7 @@ from recon4d_ros.predictors.classical import rigid
 from recon4d_ros.predictors.classical.depth import (
     InverseDepth,
     Rays,
+    View,
     carried,
     fused,
     measured,
@@ -36,6 +37,7 @@ from recon4d_ros.predictors.classical.depth import (
 from recon4d_ros.predictors.classical.odometry import Odometry, Tracked
 from recon4d_ros.predictors.classical.pinhole import Pinhole
 from recon4d_ros.predictors.classical.rigid import Array
+from recon4d_ros.predictors.classical.shutter import ReadoutTime
 from recon4d_ros.predictors.classical.tracks import Grey
 from recon4d_ros.predictors.flow import FlowHistory
 
@@ -79,6 +81,7 @@ class ClassicalPredictor:
         self._gauge = 0
         self._input: Intrinsics | None = None
         self._odometry: Odometry | None = None
+        self._readout = ReadoutTime()
         self._gauge_start = 0
 
     def track(self, frame: Frame, dense: bool = True) -> FramePrediction:
@@ -162,15 +165,15 @@ class ClassicalPredictor:
     def _new_odometry(self, index: int) -> Odometry:
         assert self._input is not None
         camera = resize_intrinsics(self._input, self._tracking_size)
-        pinhole = Pinhole(camera.fx, camera.fy, camera.cx, camera.cy)
+        pinhole = Pinhole(camera.fx, camera.fy, camera.cx, camera.cy, camera.height)
         self._gauge_start = index
         known = self._source is IntrinsicsSource.GIVEN
-        return Odometry(self._config.odometry, self._config.window, pinhole, known)
+        return Odometry(self._config.odometry, self._config.window, pinhole, known, self._readout)
 
     def _advance(self, frame: Frame, grey: Grey) -> Tracked:
         assert self._odometry is not None
         was_ready = self._odometry.ready
-        tracked = self._odometry.track(frame.index, grey)
+        tracked = self._odometry.track(frame.index, frame.stamp_ns, grey)
         if self._odometry.ready and not was_ready:
             self._take_focal()
         return tracked
@@ -180,15 +183,17 @@ class ClassicalPredictor:
         assert self._odometry is not None and self._input is not None
         if self._source is IntrinsicsSource.GIVEN:
             return
-        focal = self._odometry.camera.focal * self._input.width / self._tracking_size[1]
+        focal = self._odometry.shutter.camera.focal * self._input.width / self._tracking_size[1]
         self._input = replace(self._input, fx=focal, fy=focal)
         self._dense = fit_long_side(self._input, self._config.image.dense_max_side)
         self._rays = Rays.of(self._dense)
 
     def _start_anew(self, frame: Frame, grey: Grey) -> None:
+        assert self._odometry is not None
         self._gauge += 1
+        self._readout = self._odometry.shutter.readout
         self._odometry = self._new_odometry(frame.index)
-        self._odometry.track(frame.index, grey)
+        self._odometry.track(frame.index, frame.stamp_ns, grey)
 
     # ------------------------------------------------------------------ depth
     def _poses(self) -> dict[int, Array]:
@@ -196,9 +201,17 @@ class ClassicalPredictor:
         assert self._odometry is not None
         return self._odometry.poses if self._odometry.ready else {}
 
+    def _views(self) -> dict[int, View]:
+        """The same with what moves while an image is read."""
+        assert self._odometry is not None
+        shutter = self._odometry.shutter
+        seconds = shutter.readout.seconds
+        poses = self._poses()
+        return {frame: View(T, seconds * shutter.velocity(frame)) for frame, T in poses.items()}
+
     def _arrival_depth(self, index: int, fields: tuple[FlowField, ...]) -> InverseDepth:
         from_here = [field for field in fields if field.source == index]
-        now = measured(from_here, self._poses(), self._rays, self._config.depth)
+        now = measured(from_here, self._views(), self._rays, self._config.depth)
         return self._with_past(index, from_here, now)
 
     def _with_past(self, index: int, fields: list[FlowField], now: InverseDepth) -> InverseDepth:
@@ -229,7 +242,7 @@ class ClassicalPredictor:
         if known.gauge == self._gauge and known.is_dense:
             later = [field for entry in self._known.values() for field in entry.fields]
             fields = [field for field in later if field.source == index]
-            now = measured(fields, self._poses(), self._rays, self._config.depth)
+            now = measured(fields, self._views(), self._rays, self._config.depth)
             estimate = self._with_past(index, fields, now)
         self._known[index] = replace(known, depth=estimate, is_final=True)
 

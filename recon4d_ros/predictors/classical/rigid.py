@@ -38,6 +38,23 @@ def exp(xi: Array) -> Array:
     return T
 
 
+def log(T: Array) -> Array:
+    """Twists (..., 6) of rigid motions (..., 4, 4) that turn by less than 3 rad."""
+    R = T[..., :3, :3]
+    axis = np.stack([R[..., 2, 1], R[..., 0, 2], R[..., 1, 0]], axis=-1)
+    axis = 0.5 * (axis - np.stack([R[..., 1, 2], R[..., 2, 0], R[..., 0, 1]], axis=-1))
+    sine = np.linalg.norm(axis, axis=-1)
+    angle = np.arctan2(sine, 0.5 * (np.trace(R, axis1=-2, axis2=-1) - 1.0))
+    small = angle < 1e-4
+    safe = np.where(small, 1.0, angle)
+    w = axis * np.where(small, 1.0 + angle**2 / 6, safe / np.where(small, 1.0, sine))[..., None]
+    # Inverse of the matrix that takes the translation part to the translation, see exp.
+    c = np.where(small, 1 / 12, (1.0 - 0.5 * safe / np.tan(0.5 * safe)) / safe**2)
+    W = skew(w)
+    V = np.eye(3) - 0.5 * W + c[..., None, None] * (W @ W)
+    return np.concatenate([(V @ T[..., :3, 3:])[..., 0], w], axis=-1)
+
+
 def inverse(T: Array) -> Array:
     """Inverse of rigid motions (..., 4, 4)."""
     R = np.swapaxes(T[..., :3, :3], -1, -2)

@@ -1,0 +1,91 @@
+"""Where the tracked points lie, by their inverse depths and the poses of their hosts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from recon4d_ros.predictors.classical import rigid
+from recon4d_ros.predictors.classical.pose import Sightings
+from recon4d_ros.predictors.classical.rigid import Array
+from recon4d_ros.predictors.classical.shutter import Shutter
+from recon4d_ros.predictors.classical.tracks import Index, Mask, TrackTable
+
+SURE = 0.2  # relative standard deviation of a depth that counts as known
+
+
+class Points:
+    """Geometry of the rows of a track table; it keeps nothing of its own."""
+
+    def __init__(self, table: TrackTable, poses: Mapping[int, Array], shutter: Shutter) -> None:
+        """Look at a table, the poses T_cam_world of its frames and the camera."""
+        self._table = table
+        self._poses = poses
+        self._shutter = shutter
+
+    def host_poses(self, rows: Index) -> Array:
+        """T_cam_world (N, 4, 4) of the points' hosts."""
+        hosts, inverse = np.unique(self._table.host[rows], return_inverse=True)
+        poses = [self._poses[int(host)] for host in hosts]
+        return np.stack(poses)[inverse] if poses else np.zeros((0, 4, 4))
+
+    def rays(self, rows: Index) -> Array:
+        """Normalised image coordinates (N, 2) in the hosts, at the time of their middle rows."""
+        table = self._table
+        uv, host = table.host_uv[rows, None], table.host[rows, None]
+        return self._shutter.undone(uv, host, table.rho[rows])[:, 0]
+
+    def sightings(self, rows: Index, index: int) -> Sightings:
+        """What a frame sees of the points."""
+        table = self._table
+        return Sightings(
+            self.host_poses(rows),
+            self.rays(rows),
+            table.rho[rows],
+            table.rho_sigma[rows],
+            self.views(rows, [index])[:, 0],
+            self._shutter.camera.focal,
+        )
+
+    def seen(self, rows: Index, frames: Sequence[int]) -> Array:
+        """Px (N, F, 2) where the points were seen."""
+        columns = np.array([self._table.column(frame) for frame in frames])
+        return np.asarray(self._table.uv[np.ix_(rows, columns)])
+
+    def views(self, rows: Index, frames: Sequence[int]) -> Array:
+        """The same in normalised image coordinates, at the time of the middle rows."""
+        return self._shutter.undone(self.seen(rows, frames), frames, self._table.rho[rows])
+
+    def are_sure(self, rows: Index) -> Mask:
+        """Which points' depth is known, (N,)."""
+        return np.asarray(self._table.rho_sigma[rows] < SURE * self._table.rho[rows])
+
+    def sure_rows(self, index: int) -> Index:
+        """Rows of the points in a frame whose depth is known."""
+        rows = self._table.rows_in(index)
+        return rows[self.are_sure(rows)]
+
+    def positions(self, rows: Index) -> Array:
+        """World coordinates (N, 3)."""
+        bearing = rigid.homogeneous(self.rays(rows)) / self._table.rho[rows, None]
+        T = rigid.inverse(self.host_poses(rows))
+        return np.asarray((T[:, :3, :3] @ bearing[..., None])[..., 0] + T[:, :3, 3])
+
+    def transferred(self, rows: Index, T: Array) -> Array:
+        """Bearings of the hosts in a camera, times depth in the host's unit bearing (N, 3)."""
+        T_rel = T @ rigid.inverse(self.host_poses(rows))
+        bearing = rigid.homogeneous(self.rays(rows))[..., None]
+        moved = (T_rel[:, :3, :3] @ bearing)[..., 0]
+        return np.asarray(moved + self._table.rho[rows, None] * T_rel[:, :3, 3])
+
+    def projected(self, rows: Index, T: Array) -> Array:
+        """Px (N, 2) of points in a camera, NaN behind it."""
+        q = self.transferred(rows, T)
+        z = np.where(q[:, 2] > 1e-3, q[:, 2], np.nan)
+        return self._shutter.camera.pixels(q[:, :2] / z[:, None])
+
+    def rho_in(self, index: int, rows: Index) -> Array:
+        """Inverse depth (N,) of points in a frame."""
+        z = self.transferred(rows, self._poses[index])[:, 2]
+        return np.asarray(self._table.rho[rows] / np.maximum(z, 1e-3))
