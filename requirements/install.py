@@ -23,6 +23,8 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "recon4d_setup.sha256"
 TORCH_CPU_INDEX = "https://download.pytorch.org/whl/cpu"
+# Two builds of one module: the one installed last wins, and both break when either is removed.
+ONNX_RUNTIMES = {False: "onnxruntime", True: "onnxruntime-gpu"}
 OLDEST, NEWEST = (3, 10), (3, 14)
 
 
@@ -100,8 +102,9 @@ def install(gpu: bool, ros: str) -> None:
         create_venv()
     folder = ROOT / "requirements"
     names = ("run", "dev", f"ros-{ros}", *(["gpu"] if gpu else []))
+    pip("uninstall", "--yes", ONNX_RUNTIMES[not gpu])
     if not gpu:
-        install_cpu_torch(folder / "cpu.txt")
+        install_cpu_builds(folder / "cpu.txt")
     pip("install", *(word for name in names for word in ("-r", folder / f"{name}.txt")))
     # The generators of the environment just made, not others in a build of its own.
     own = ("--no-build-isolation", "--no-deps", "--force-reinstall")
@@ -118,7 +121,7 @@ def create_venv() -> None:
         call(sys.executable, "-m", "pip", "install", "--quiet", "--target", packages, "pip")
 
 
-def install_cpu_torch(requirement: Path) -> None:
+def install_cpu_builds(requirement: Path) -> None:
     """From the configured indexes where they have the CPU build, else from PyTorch's own."""
     try:
         pip("install", "-r", requirement, quiet="-qqq")

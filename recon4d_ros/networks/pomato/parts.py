@@ -81,7 +81,7 @@ class PomatoParts(nn.Module):
         Raises:
             ModelError: the numbers of images differ.
         """
-        num1, num2 = len(features1.tokens), len(features2.tokens)
+        num1, num2 = features1.tokens.shape[0], features2.tokens.shape[0]
         if num1 != num2:
             raise ModelError(f"got {num1} first and {num2} second images; expected pairs")
         outputs1, outputs2 = [features1.tokens], [features2.tokens]

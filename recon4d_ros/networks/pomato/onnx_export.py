@@ -1,0 +1,268 @@
+"""Writes a POMATO network as ONNX files and checks them against it, see `onnx_folder`."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from recon4d_ros.errors import MissingPrerequisiteError, ModelError, OutputError
+from recon4d_ros.networks.files import sha256_of
+from recon4d_ros.networks.pomato.dpt_head import DptHead, activate
+from recon4d_ros.networks.pomato.onnx_folder import (
+    DECODER,
+    DESCRIPTION,
+    ENCODER,
+    OnnxDescription,
+    Precision,
+    coarse_part,
+    fine_part,
+    write_description,
+)
+from recon4d_ros.networks.pomato.onnx_runtime import CPU, OnnxPomato, load_sessions
+from recon4d_ros.networks.pomato.parts import HEADS, PomatoParts
+from recon4d_ros.networks.pomato.rope import Grid
+from recon4d_ros.networks.pomato.sizes import PATCH
+from recon4d_ros.networks.pomato.tokens import Features
+
+MAX_FP32_ERROR = 1e-4
+# The newest that ONNX Runtime and TensorRT both know completely.
+_OPSET = 18
+_DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
+_SEED = 0
+
+
+def export_onnx(
+    net: PomatoParts,
+    folder: Path | str,
+    height: int,
+    width: int,
+    precision: Precision = "fp32",
+) -> OnnxDescription:
+    """Write a network as ONNX and check it with ONNX Runtime on the CPU.
+
+    The number of images, pairs or windows is free in every file; height and width are not, since
+    the position tables are written into the files.
+
+    Args:
+        net: float32, on the CPU, in evaluation mode.
+        folder: made if missing; the files of an earlier export are replaced.
+        height: of the images in pixels, a multiple of 16, as `width`.
+        width: see there.
+        precision: of weights and tokens.
+
+    Returns:
+        What was written, with the error of each output.
+
+    Raises:
+        ModelError: the size does not fit, or the files do not compute what the network does.
+        OutputError: the folder cannot be written.
+        MissingPrerequisiteError: onnxscript or ONNX Runtime are not installed.
+    """
+    if min(height, width) < PATCH or height % PATCH or width % PATCH:
+        raise ModelError(f"size is {height} x {width}; expected multiples of {PATCH}")
+    folder = Path(folder)
+    images = _check_images(net, height, width)
+    with torch.no_grad():
+        expected = _outputs(net, images)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            # Without its description no half-written folder can be mistaken for an export.
+            (folder / DESCRIPTION).unlink(missing_ok=True)
+            exported = net if precision == "fp32" else copy.deepcopy(net).to(_DTYPES[precision])
+            graphs = [_write(folder, *part) for part in _parts(exported, images)]
+            files = [name for graph in graphs for name in (graph, f"{graph}.data")]
+            description = OnnxDescription(
+                net.temporal_length,
+                height,
+                width,
+                precision,
+                errors={},
+                sha256={name: sha256_of(folder / name) for name in files},
+            )
+            found = _outputs(OnnxPomato(description, load_sessions(folder, (CPU,))), images)
+            errors = {name: _error(found[name], held) for name, held in expected.items()}
+            check_errors(errors, precision)
+            description = replace(description, errors=errors)
+            write_description(folder, description)
+        except OSError as error:
+            raise OutputError(f"cannot write {folder}: {error}; choose another place") from error
+    return description
+
+
+def _check_images(net: PomatoParts, height: int, width: int) -> Tensor:
+    """Images for two windows, or for two pairs: torch bakes a single one in."""
+    random = torch.Generator().manual_seed(_SEED)
+    number = 2 * (net.temporal_length or 1)
+    return torch.rand(number, 3, height, width, generator=random) * 2 - 1
+
+
+def _outputs(net: PomatoParts | OnnxPomato, images: Tensor) -> dict[str, Tensor]:
+    """Everything the parts compute for the first window, or the first pair, each image by itself.
+
+    Besides, the network fills its cache of position tables, which must not happen while torch
+    traces it.
+    """
+    number = net.temporal_length or 1
+    features = net.encode(images[:number])
+    tokens = net.decode(features[[0] * number], features)
+    outputs = {"encoder": features.tokens}
+    for branch, held in enumerate(tokens, start=1):
+        outputs |= {f"decoder {branch}, {level}": held.levels[level] for level in range(1, 4)}
+    for head in HEADS:
+        points, conf = net.head(head, tokens[0 if head == 1 else 1])
+        outputs |= {f"head {head} points": points, f"head {head} confidence": conf}
+    return outputs
+
+
+def _error(found: Tensor, expected: Tensor) -> float:
+    expected = expected.double()
+    return float((found.double() - expected).norm() / expected.norm())
+
+
+def check_errors(errors: Mapping[str, float], precision: Precision) -> None:
+    """Require that an export computes what its network does, in half precision at least roughly.
+
+    Args:
+        errors: relative L2 distance of each output from the network's.
+        precision: of the export.
+
+    Raises:
+        ModelError: it does not.
+    """
+    limit = MAX_FP32_ERROR if precision == "fp32" else math.inf
+    wrong = [name for name, error in errors.items() if not error < limit]
+    if wrong:
+        raise ModelError(
+            f"the ONNX files are wrong: {wrong[0]} differs by {errors[wrong[0]]:.3g} (relative "
+            f"L2) from the network, expected less than {limit:g}; use --precision fp32, or "
+            "another release of torch and onnxruntime"
+        )
+
+
+Part = tuple[str, nn.Module, Sequence[Tensor], Sequence[str], Sequence[str], int]
+
+
+def _parts(net: PomatoParts, images: Tensor) -> Iterator[Part]:
+    """Name, module, example inputs, names of inputs and outputs, rows per clip of each file."""
+    grid = images.shape[-2] // PATCH, images.shape[-1] // PATCH
+    features = net.encode(images)
+    tokens = net.decode(features, features)
+    yield ENCODER, _Encoder(net), (images,), ("images",), ("tokens",), 1
+    hooks = [f"view{view}_level{level}" for view in (1, 2) for level in (1, 2, 3)]
+    pair = features.tokens, features.tokens.clone()
+    yield DECODER, _Decoder(net, grid), pair, ("tokens1", "tokens2"), hooks, 1
+    heads = net.downstream_head1.dpt, net.downstream_head2.dpt, net.downstream_head3.dpt
+    for number, dpt in zip(HEADS, heads, strict=True):
+        first, second, third, fourth = tokens[0 if number == 1 else 1].levels
+        coarse = _Coarse(dpt, grid)
+        path = coarse(third, fourth)
+        rows = net.temporal_length or 1
+        levels = ("level2", "level3")
+        yield coarse_part(number), coarse, (third, fourth), levels, ("path",), rows
+        inputs = ("level0", "level1", "path")
+        examples = (first, second, path)
+        yield fine_part(number), _Fine(dpt, grid), examples, inputs, ("points", "conf"), 1
+
+
+def _write(
+    folder: Path,
+    name: str,
+    part: nn.Module,
+    examples: Sequence[Tensor],
+    inputs: Sequence[str],
+    outputs: Sequence[str],
+    rows_per_clip: int,
+) -> str:
+    """Write one part; returns the name of its file."""
+    rows = torch.export.Dim("batch") if rows_per_clip == 1 else torch.export.Dim("clips")
+    dynamic = {0: rows if rows_per_clip == 1 else rows_per_clip * rows}
+    file = f"{name}.onnx"
+    try:
+        with _quiet():
+            torch.onnx.export(
+                part.eval(),
+                tuple(examples),
+                folder / file,
+                input_names=list(inputs),
+                output_names=list(outputs),
+                opset_version=_OPSET,
+                dynamic_shapes=tuple(dynamic for _ in examples),
+                dynamo=True,
+                external_data=True,
+                optimize=False,
+            )
+    except ImportError as error:
+        raise MissingPrerequisiteError(
+            f"torch cannot write ONNX ({error}); run `make setup`, or `pip install onnxscript`"
+        ) from error
+    return file
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter from printing its progress and remarks on operators of no use here."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+class _Encoder(nn.Module):
+    def __init__(self, net: PomatoParts) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net.encode(images).tokens
+
+
+class _Decoder(nn.Module):
+    def __init__(self, net: PomatoParts, grid: Grid) -> None:
+        super().__init__()
+        self.net = net
+        self.grid = grid
+
+    def forward(self, tokens1: Tensor, tokens2: Tensor) -> tuple[Tensor, ...]:
+        branches = self.net.decode(Features(tokens1, self.grid), Features(tokens2, self.grid))
+        # Two hooks of a shallow decoder are one tensor, and outputs need names of their own.
+        return tuple(level.clone() for held in branches for level in held.levels[1:])
+
+
+class _Coarse(nn.Module):
+    def __init__(self, dpt: DptHead, grid: Grid) -> None:
+        super().__init__()
+        self.dpt = dpt
+        self.grid = grid
+
+    def forward(self, third: Tensor, fourth: Tensor) -> Tensor:
+        return self.dpt.coarse(_as_map(third, self.grid), _as_map(fourth, self.grid), self.grid)
+
+
+class _Fine(nn.Module):
+    def __init__(self, dpt: DptHead, grid: Grid) -> None:
+        super().__init__()
+        self.dpt = dpt
+        self.grid = grid
+
+    def forward(self, first: Tensor, second: Tensor, path: Tensor) -> tuple[Tensor, Tensor]:
+        maps = _as_map(first, self.grid), _as_map(second, self.grid)
+        points, conf = activate(self.dpt.fine(*maps, path))
+        return points, conf
+
+
+def _as_map(level: Tensor, grid: Grid) -> Tensor:
+    return torch.unflatten(level.mT, -1, grid)
