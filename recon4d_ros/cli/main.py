@@ -28,6 +28,8 @@ COMMANDS = {
     "play": "recon4d_ros.cli.play",
     "doctor": "recon4d_ros.cli.doctor",
     "config": "recon4d_ros.cli.config",
+    "models": "recon4d_ros.cli.models",
+    "export": "recon4d_ros.cli.export",
 }
 
 _EPILOG = """examples:
@@ -37,6 +39,7 @@ _EPILOG = """examples:
   recon4d run phone.mp4 --out result --set window.stride=2
   recon4d eval result walking/                    compare with the ground truth
   recon4d bag walking/ walking_bag && recon4d play walking_bag
+  recon4d models list                             weights that predictors can use
 """
 
 
