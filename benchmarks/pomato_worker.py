@@ -115,7 +115,7 @@ def ours(net: PomatoNet, images: Tensor) -> dict[str, Any]:
     features = Features.cat((old, new))
     decode_s, (tokens, maps) = timed(lambda: exact_window(net, features, key))
     peak = peak_bytes()
-    incremental_s, (fresh, newest) = timed(
+    incremental_s, (fresh, newest, _) = timed(
         lambda: incremental(net, images[length : length + 1], features[[key]], tokens)
     )
     both = Features.cat((features[1:], fresh))
@@ -138,23 +138,26 @@ def _encode_each(net: PomatoNet, images: Tensor) -> Features:
 
 
 def exact_window(
-    net: PomatoNet, features: Features, key: int
+    net: PomatoNet, features: Features, key: int, chunk: int = CHUNK
 ) -> tuple[HookTokens, list[Pointmap]]:
     """Tokens of the pairs (keyframe, t); head 1 of the keyframe, heads 2 and 3 of every frame."""
     length = len(features.tokens)
     tokens1, tokens2 = net.decode(features[[key] * length], features)
     first = net.head(1, tokens1, [key])
-    return tokens2, [first, *(net.head(number, tokens2, chunk=CHUNK) for number in (2, 3))]
+    return tokens2, [first, *(net.head(number, tokens2, chunk=chunk) for number in (2, 3))]
 
 
 def incremental(
     net: PomatoNet, image: Tensor, key: Features, tokens: HookTokens
-) -> tuple[Features, list[Pointmap]]:
-    """Features and maps of the newest frame: one encoding, one pair, one fine stage a head."""
+) -> tuple[Features, list[Pointmap], HookTokens]:
+    """Features, maps of heads 2 and 3 and window of the newest frame.
+
+    It costs one encoding, one pair, and one fine stage a head.
+    """
     fresh = net.encode(image)
     _, new = net.decode(key, fresh)
     window = HookTokens.cat((tokens[1:], new))
-    return fresh, [net.head(number, window, [len(window) - 1]) for number in (2, 3)]
+    return fresh, [net.head(number, window, [len(window) - 1]) for number in (2, 3)], window
 
 
 def main() -> None:
