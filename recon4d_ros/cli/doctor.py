@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from recon4d_ros.errors import MissingPrerequisiteError
+from recon4d_ros.storage.weights import weights_folder
 
 _MIN_PYTHON = (3, 10)
 _MIN_CORES = 2
@@ -178,13 +179,9 @@ def _gpu() -> Finding:
 
 
 def _models() -> Finding:
-    try:
-        profile = importlib.import_module("recon4d_ros.ros.profile")
-        folder = profile.package_file("models/README.md").parent
-    except (ImportError, MissingPrerequisiteError) as error:
-        return Finding(Level.WARN, "models", str(error), "install recon4d_ros again")
-    weights = sorted(path.name for path in folder.iterdir() if path.suffix in _WEIGHT_SUFFIXES)
-    found = ", ".join(weights) or "no weights; the classical predictor needs none"
+    folder = weights_folder()
+    names = sorted(path.name for path in folder.glob("*") if path.suffix in _WEIGHT_SUFFIXES)
+    found = ", ".join(names) or "nothing fetched; the classical predictor needs no weights"
     return Finding(Level.OK, "models", f"{folder}: {found}")
 
 
@@ -204,7 +201,7 @@ def _memory() -> Finding:
     return Finding(Level.OK, "memory", f"{total} MiB")
 
 
-_WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".onnx")
+_WEIGHT_SUFFIXES = (".safetensors", ".pth")
 _CHECKS: tuple[Callable[[], Finding], ...] = (
     _python,
     _torch,
