@@ -59,7 +59,7 @@ def truth() -> np.ndarray:
 def test_a_moving_box_is_found_at_the_noise_of_a_good_network(shift):
     found, moving = voted(matching(shift)), truth()
     assert (found & moving).sum() / (found | moving).sum() > 0.85
-    assert found[~moving].mean() < 0.02
+    assert found[~moving].mean() < 0.004  # the outline alone is 1.2 %
 
 
 @pytest.mark.parametrize("noise", [True, False])

@@ -85,7 +85,8 @@ def test_masks_show_what_moves(kind):
     moving = torch.stack(exact)
     iou = float((found & moving).sum() / (found | moving).sum())
     print(f"{kind}: IoU {iou:.2f}")
-    assert iou > 0.5
+    assert iou > 0.7
+    assert float((found & ~moving).sum() / (~moving).sum()) < 0.01
 
 
 def test_every_frame_is_encoded_once_and_only_what_is_needed_is_evaluated():

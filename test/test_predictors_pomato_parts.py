@@ -100,9 +100,12 @@ def test_pose_scale_and_depth_of_an_edge_are_exact(unit):
 
 
 def test_a_moving_quarter_does_not_disturb_the_pose():
-    reading = read_edge(edge(noise=0.005, moving=0.5), VIEW, own_map(A)[..., 2])
+    """Though the network takes a part of its motion for the camera's, less than an outlier's."""
+    raw = edge(moving=0.04)
+    raw.now.points[:48, :64] += 0.02
+    reading = read_edge(raw, VIEW, own_map(A)[..., 2])
     T = se3.inverse(pose(A)) @ pose(B)
-    assert torch.allclose(reading.pose.T_points_cam, T, atol=0.03)
+    assert torch.allclose(reading.pose.T_points_cam, T, atol=1e-3)
 
 
 def test_flow_is_the_projection_of_the_matched_points():
