@@ -70,6 +70,13 @@ def arguments():
             description="robot frame to publish instead of the camera's, whose mount is read "
             "from /tf_static; empty: as in params_file",
         ),
+        *process_arguments(),
+    ]
+
+
+def process_arguments():
+    """Those that concern the process and the view, not the reconstruction."""
+    return [
         DeclareLaunchArgument(
             "autostart",
             default_value="true",
