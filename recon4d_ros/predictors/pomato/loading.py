@@ -9,6 +9,7 @@ import torch
 from recon4d_ros.config import Config, PomatoConfig
 from recon4d_ros.errors import ConfigError, ModelError
 from recon4d_ros.networks.pomato import PomatoNet
+from recon4d_ros.networks.pomato.onnx_runtime import OnnxPomato
 from recon4d_ros.predictors.pomato.engine import Engine
 from recon4d_ros.predictors.pomato.image_size import network_size
 from recon4d_ros.predictors.pomato.memory import Footprint
@@ -115,8 +116,6 @@ def _compiled(net: PomatoNet) -> PomatoNet:
 
 
 def _onnx_engine(config: Config, device: torch.device) -> Engine:
-    from recon4d_ros.networks.pomato.onnx_runtime import OnnxPomato
-
     settings = config.pomato
     if settings.precision != "fp32":
         raise ConfigError(
