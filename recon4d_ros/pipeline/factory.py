@@ -8,6 +8,7 @@ import cv2
 import torch
 
 from recon4d_ros.config import Config
+from recon4d_ros.pipeline.allocation import map_large_blocks
 from recon4d_ros.pipeline.reconstructor import Reconstructor
 from recon4d_ros.predictors.classical.predictor import ClassicalPredictor
 from recon4d_ros.predictors.interface import PointmapPredictor
@@ -29,7 +30,8 @@ def build_predictor(config: Config) -> PointmapPredictor:
 
 
 def build_reconstructor(config: Config) -> Reconstructor:
-    """A reconstruction of one stream; sets this process's numbers of threads."""
+    """A reconstruction of one stream; sets this process's numbers of threads and its memory."""
+    map_large_blocks()
     torch.set_num_threads(config.compute.torch_threads)
     cv2.setNumThreads(config.compute.opencv_threads)
     return Reconstructor(config, build_predictor(config))

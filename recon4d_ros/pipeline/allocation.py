@@ -1,0 +1,21 @@
+"""How this process gets its memory."""
+
+from __future__ import annotations
+
+import ctypes
+
+_M_MMAP_THRESHOLD = -3  # malloc.h of the GNU C library
+# Maps of a whole window; those of one frame come too often to be mapped anew each time.
+_LARGE_BYTES = 2 << 20
+
+
+def map_large_blocks() -> None:
+    """Give each large block pages of its own, which go back to the system when it is freed.
+
+    Left alone, the GNU C library raises this limit to the largest block freed so far; the maps of
+    windows then lie in heaps between small things that stay, and the process grows with the
+    holes. Other C libraries do not, and are left as they are.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
