@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import ctypes
 
-_M_MMAP_THRESHOLD = -3  # malloc.h of the GNU C library
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
 # Maps of a whole window; those of one frame come too often to be mapped anew each time.
 _LARGE_BYTES = 2 << 20
+# The heap keeps what one image takes; else its pages would be asked for and given back every time.
+_KEPT_BYTES = 32 << 20
 
 
 def map_large_blocks() -> None:
@@ -19,3 +21,4 @@ def map_large_blocks() -> None:
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)

@@ -26,7 +26,9 @@ from recon4d_ros.predictors.classical.rigid import Array
 Map = NDArray[np.float32]
 Mask = NDArray[np.bool_]
 
-_TINY, _ZERO = np.float32(1e-12), np.float32(0.0)
+_TINY = np.float32(1e-12)
+_NOTHING = np.zeros(3, np.float32)
+_LEAST_BEND_PX = 0.02  # what the rows that the flow crosses must bend to be worth the time
 _AROUND_PX = (9, 9)
 _ABSENT: Map = np.empty(0, np.float32)  # OpenCV's type stubs know no None for an array left out
 
@@ -160,18 +162,22 @@ def _triangulated(
 ) -> tuple[Map, Map, Map]:
     """Inverse depth, its information and the distance from the epipolar line in px.
 
-    Each row has a pose of its own: the bearing goes from its row's time to the middle of the
-    source image, to the middle of the target image, and on to the time of the row it lands in.
+    Each row has a pose of its own: the bearing goes from the time of its row in the source to the
+    time of the same row in the target, and on to that of the row it lands in.
     """
     flow, valid = field.flow.numpy(), field.valid.numpy()
-    T = (target.T_cam_world @ rigid.inverse(source.T_cam_world)).astype(np.float32)
     height = flow.shape[0]
-    row = np.arange(height, dtype=np.float32)[:, None] - np.float32(0.5 * (height - 1))
-    start, end = -row / height, (row + flow[..., 1]) / height
-    bearing, t = _in_time((rays.x, rays.y, np.float32(1.0)), (_ZERO,) * 3, source.twist, start)
-    q, t = _turned(T, bearing), _turned(T, t)
-    t = tuple(part + T[k, 3] for k, part in enumerate(t))
-    (qx, qy, qz), (tx, ty, tz) = _in_time(q, t, target.twist, end)
+    M, t = _by_row(source, target, height)
+    # Within a row only x varies: a product and a sum per coordinate of the moved bearing.
+    y = rays.y[:, :1]
+    q = tuple(M[:, k, :1] * rays.x + (M[:, k, 1:2] * y + M[:, k, 2:]) for k in range(3))
+    twist = target.twist.astype(np.float32)
+    rows_crossed = flow[..., 1] / np.float32(height)
+    bend_px = np.abs(rows_crossed).max() * np.abs(twist).max() * max(rays.focal)
+    if bend_px > _LEAST_BEND_PX:
+        q = _later(q, twist[3:], _NOTHING, rows_crossed)
+        t = _later(t, twist[3:], twist[:3], rows_crossed)
+    (qx, qy, qz), (tx, ty, tz) = q, t
     u = rays.x + flow[..., 0] / np.float32(rays.focal[0])
     v = rays.y + flow[..., 1] / np.float32(rays.focal[1])
     along_x, along_y = tx - u * tz, ty - v * tz
@@ -201,30 +207,29 @@ def _flow_variance(
     return np.asarray(config.flow_noise_px**2 + guess, np.float32)
 
 
-Vector: TypeAlias = tuple["Map | np.float32", ...]
+Vector: TypeAlias = tuple[Map, ...]
 
 
-def _turned(T: Map, vector: Vector) -> Vector:
+def _by_row(source: View, target: View, height: int) -> tuple[Map, Vector]:
+    """Motion from a row of the source to the same row of the target, each at its own time.
+
+    Returns:
+        (H, 3, 3) rotations, and the coordinates of the translations, three of (H, 1).
+    """
+    share = ((np.arange(height) - 0.5 * (height - 1)) / height)[:, None]
+    T = target.T_cam_world @ rigid.inverse(source.T_cam_world)
+    T = rigid.exp(share * target.twist) @ T @ rigid.exp(-share * source.twist)
+    rows = T.astype(np.float32)
+    return rows[:, :3, :3], tuple(rows[:, k, 3:] for k in range(3))
+
+
+def _later(vector: Vector, spin: Map, speed: Map, share: Map) -> Vector:
+    """Coordinates after a share of a small twist of the camera."""
     x, y, z = vector
-    return tuple(T[k, 0] * x + T[k, 1] * y + T[k, 2] * z for k in range(3))
-
-
-def _in_time(bearing: Vector, t: Vector, twist: Array, share: Map) -> tuple[Vector, Vector]:
-    """A point (bearing + rho t) / rho as the camera sees it a share of its twist later."""
-    moved = twist.astype(np.float32)
-    turned_bearing, turned_t = (_cross(moved[3:], part) for part in (bearing, t))
-    return (
-        tuple(part + share * by for part, by in zip(bearing, turned_bearing, strict=True)),
-        tuple(
-            part + share * (by + along)
-            for part, by, along in zip(t, turned_t, moved[:3], strict=True)
-        ),
+    turned = spin[1] * z - spin[2] * y, spin[2] * x - spin[0] * z, spin[0] * y - spin[1] * x
+    return tuple(
+        part + share * (by + along) for part, by, along in zip(vector, turned, speed, strict=True)
     )
-
-
-def _cross(w: Map, vector: Vector) -> Vector:
-    x, y, z = vector
-    return w[1] * z - w[2] * y, w[2] * x - w[0] * z, w[0] * y - w[1] * x
 
 
 def carried(
