@@ -24,7 +24,6 @@ HEIGHT, WIDTH, LENGTH = 288, 512, 12
 WARM_UPS, REPEATS = 3, 20
 MATMUL_SIDE = 8192
 EARLY, LATE = 600, 3000
-CHUNK = 12
 # What is aimed at on this device; others have no target.
 AIMED_AT = "H200"
 WINDOW_MS, FRAME_MS = Target(47.0), Target(12.0)
@@ -60,10 +59,10 @@ def rows(
     images = rule_images((length + 1, 3, height, width), seed=7).to(device)
 
     def window() -> object:
-        return exact_window(net, net.encode(images[:length]), length - 1, CHUNK)
+        return exact_window(net, net.encode(images[:length]), length - 1, LENGTH, LENGTH)
 
     features = net.encode(images[:length])
-    tokens, _ = exact_window(net, features, length - 1, CHUNK)
+    tokens, _ = exact_window(net, features, length - 1, LENGTH, LENGTH)
     key = features[[length - 1]]
 
     def frame() -> object:
@@ -131,7 +130,7 @@ def _stream_rows(
     length = net.temporal_length or 1
     features = net.encode(images[:length])
     key = features[[length - 1]]
-    tokens, _ = exact_window(net, features, length - 1, CHUNK)
+    tokens, _ = exact_window(net, features, length - 1, LENGTH, LENGTH)
     del features
     begin = time.perf_counter()
     for number in range(1, late + 1):

@@ -8,7 +8,6 @@ writes seconds, peak memory and outputs to OUT.
 from __future__ import annotations
 
 import copy
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -27,6 +26,8 @@ STRIDE = 4
 GRAPH_FRAMES = 3
 # Frames in the fine stage of a head at a time; on a CPU more cost memory and gain nothing.
 CHUNK = 1
+# Pairs decoded at a time, for the same reason.
+BATCH = 2
 Result = TypeVar("Result")
 
 
@@ -38,8 +39,13 @@ def timed(work: Callable[[], Result]) -> tuple[float, Result]:
 
 
 def peak_bytes() -> int:
-    """Largest resident size of this process so far."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Largest resident size of this process so far.
+
+    Not from getrusage, which begins with the size of the process that started this one.
+    """
+    lines = Path("/proc/self/status").read_text().splitlines()
+    (line,) = (line for line in lines if line.startswith("VmHWM:"))
+    return int(line.split()[1]) * 1024
 
 
 def prepared(net: PomatoNet) -> PomatoNet:
@@ -138,12 +144,17 @@ def _encode_each(net: PomatoNet, images: Tensor) -> Features:
 
 
 def exact_window(
-    net: PomatoNet, features: Features, key: int, chunk: int = CHUNK
+    net: PomatoNet, features: Features, key: int, chunk: int = CHUNK, batch: int = BATCH
 ) -> tuple[HookTokens, list[Pointmap]]:
     """Tokens of the pairs (keyframe, t); head 1 of the keyframe, heads 2 and 3 of every frame."""
     length = len(features.tokens)
-    tokens1, tokens2 = net.decode(features[[key] * length], features)
-    first = net.head(1, tokens1, [key])
+    parts = (
+        net.decode(features[[key] * len(rows)], features[rows])
+        for rows in torch.arange(length).split(batch)
+    )
+    tokens1, tokens2 = (HookTokens.cat(held) for held in zip(*parts, strict=True))
+    first = net.head(1, tokens1, [key], chunk)
+    del tokens1
     return tokens2, [first, *(net.head(number, tokens2, chunk=chunk) for number in (2, 3))]
 
 

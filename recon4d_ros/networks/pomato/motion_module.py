@@ -17,6 +17,9 @@ NORM_GROUPS = 32
 GROUP_NORM_EPS = 1e-6
 NUM_HEADS = 8
 HIDDEN_RATIO = 4
+# Pixels at a time on a CPU, where the hidden layer of all of them would be the largest tensor of
+# the whole network; a GPU gains nothing from it.
+CPU_PIXELS = 256
 
 
 class MotionModule(nn.Module):
@@ -53,7 +56,11 @@ class TemporalTransformer(nn.Module):
         # few digits where a group is nearly constant.
         clips = torch.unflatten(self.norm(maps.contiguous()), 0, (-1, self.num_frames))
         pixels = clips.permute(0, 3, 4, 1, 2).flatten(0, 2)
-        out = self.proj_out(self.transformer_blocks(self.proj_in(pixels)))
+        is_split = pixels.device.type == "cpu" and not torch.compiler.is_exporting()
+        parts = torch.split(pixels, CPU_PIXELS) if is_split else (pixels,)
+        out = torch.cat(
+            [self.proj_out(self.transformer_blocks(self.proj_in(part))) for part in parts]
+        )
         clips = torch.unflatten(out, 0, (-1, height, width))
         return clips.permute(0, 3, 4, 1, 2).flatten(0, 1)
 

@@ -13,7 +13,7 @@ Source: POMATO, arXiv 2504.05692; DUSt3R, arXiv 2312.14132.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from recon4d_ros.errors import ModelError
 from recon4d_ros.networks.pomato.blocks import DecoderBlock, EncoderBlock, PatchEmbed, layer_norm
 from recon4d_ros.networks.pomato.dpt_head import DEFAULT_CHUNK, Pointmap, PointmapHead
-from recon4d_ros.networks.pomato.rope import RopeTable, rope_table
+from recon4d_ros.networks.pomato.rope import Grid, RopeTable, rope_table
 from recon4d_ros.networks.pomato.sizes import PATCH, PomatoSizes
 from recon4d_ros.networks.pomato.tokens import Features, HookTokens
 
@@ -84,23 +84,25 @@ class PomatoParts(nn.Module):
         num1, num2 = features1.tokens.shape[0], features2.tokens.shape[0]
         if num1 != num2:
             raise ModelError(f"got {num1} first and {num2} second images; expected pairs")
-        outputs1, outputs2 = [features1.tokens], [features2.tokens]
         f1, f2 = self.decoder_embed(features1.tokens), self.decoder_embed(features2.tokens)
         rope1, rope2 = self._decoder_rope(features1, f1), self._decoder_rope(features2, f2)
-        for block1, block2 in zip(self.dec_blocks, self.dec_blocks2, strict=True):
+        # Only what the heads read is kept: of many pairs, all outputs would be a lot of memory.
+        read1, read2 = {0: features1.tokens}, {0: features2.tokens}
+        blocks = zip(self.dec_blocks, self.dec_blocks2, strict=True)
+        for number, (block1, block2) in enumerate(blocks, start=1):
             f1, f2 = block1(f1, f2, rope1, rope2), block2(f2, f1, rope2, rope1)
-            outputs1.append(f1)
-            outputs2.append(f2)
-        outputs1[-1], outputs2[-1] = self.dec_norm(f1), self.dec_norm(f2)
-        return self._hooked(outputs1, features1), self._hooked(outputs2, features2)
+            if number in self.sizes.hooks:
+                read1[number], read2[number] = f1, f2
+        read1[number], read2[number] = self.dec_norm(f1), self.dec_norm(f2)
+        return self._hooked(read1, features1.grid), self._hooked(read2, features2.grid)
 
     def _decoder_rope(self, features: Features, like: Tensor) -> RopeTable:
         width = self.sizes.decoder_width // self.sizes.decoder_heads
         return rope_table(features.grid, width, like)
 
-    def _hooked(self, outputs: list[Tensor], features: Features) -> HookTokens:
+    def _hooked(self, outputs: Mapping[int, Tensor], grid: Grid) -> HookTokens:
         first, second, third, fourth = (outputs[hook] for hook in self.sizes.hooks)
-        return HookTokens((first, second, third, fourth), features.grid)
+        return HookTokens((first, second, third, fourth), grid)
 
     def head(
         self,
