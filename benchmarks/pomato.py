@@ -80,17 +80,16 @@ def _work(role: str, weights: Path, height: int, width: int, number: int) -> dic
 
 def _pair_rows(found: dict[str, Any]) -> Iterator[Row]:
     case = "pairwise, a clip of 12 frames, 70 pairs"
-    share = found["encode_s"] * CLIP_FRAMES / CLIP_PAIRS
-    ratios = [
-        twin / (share + ours) for twin, ours in zip(found["twin_s"], found["pair_s"], strict=True)
-    ]
-    encode, pair = found["encode_s"], statistics.median(found["pair_s"])
+    share = CLIP_FRAMES / CLIP_PAIRS
+    rounds = zip(found["twin_s"], found["encode_s"], found["pair_s"], strict=True)
+    ratios = [twin / (share * image + pair) for twin, image, pair in rounds]
+    encode, pair = (statistics.median(found[name]) for name in ("encode_s", "pair_s"))
     note = (
         f"computed from {len(ratios)} pairs of {GRAPH_FRAMES} frames, measured in turn: an image "
         f"{encode:.2f} s, a pair {pair:.2f} s; {_spread(ratios)}"
     )
     twin_s = statistics.median(found["twin_s"])
-    peers = {"twin s": twin_s * CLIP_PAIRS, "ours s": (share + pair) * CLIP_PAIRS}
+    peers = {"twin s": twin_s * CLIP_PAIRS, "ours s": encode * CLIP_FRAMES + pair * CLIP_PAIRS}
     yield Row("pomato", case, "times the twin", statistics.median(ratios), PAIRS, peers, note)
     yield Row("pomato", case, "difference, relative L2", found["error"], EQUAL)
     bf16 = statistics.median(found["bf16_s"])
