@@ -134,10 +134,10 @@ def test_fixed_poses_change_no_block_of_the_free_ones():
     systems = []
     for mask in (free, np.ones(len(T), bool)):
         some = replace(given_problem, free=mask)
-        groups = bundle._groups(some)
+        sights = bundle._sights(some)
         state = bundle._State(T, rho, 0.0)
-        transfers, _ = bundle._evaluate(some, groups, state)
-        systems.append(bundle._normal_equations(some, groups, transfers, state))
+        at, _ = bundle._evaluate(some, sights, state)
+        systems.append(bundle._normal_equations(some, sights, at, state))
     part, whole = systems
     used = np.repeat(free, 6)
     assert np.allclose(part.H[np.ix_(used, used)], whole.H[np.ix_(used, used)], rtol=1e-12)
@@ -161,11 +161,11 @@ def test_normal_equations_equal_finite_differences():
     given_problem = replace(given_problem, rho_prior_weight=np.full(12, 0.7), free=everything)
     given_problem = bent(given_problem)
     T, rho, readout_s = given_problem.T_cam_world, given_problem.rho, 0.006
-    groups = bundle._groups(given_problem)
+    sights = bundle._sights(given_problem)
     start = bundle._State(T, rho, readout_s)
-    transfers, at_start = bundle._evaluate(given_problem, groups, start)
+    at, at_start = bundle._evaluate(given_problem, sights, start)
     assert at_start == pytest.approx(cost(given_problem, T, rho, readout_s), rel=1e-12)
-    system = bundle._normal_equations(given_problem, groups, transfers, start)
+    system = bundle._normal_equations(given_problem, sights, at, start)
     size = 6 * len(T) + len(rho)
     columns, gradient = [], []
     for k in range(size + 1):

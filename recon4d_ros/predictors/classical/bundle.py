@@ -3,8 +3,8 @@
 A point is born in its host frame as the patch that is tracked afterwards, so its bearing there is
 exact by definition and only the inverse depth rho is unknown (Engel et al., Direct Sparse
 Odometry, section 2). The point block of the normal equations is then a scalar and the Schur
-complement a single matrix product. Points of one host form a dense (frames, points) grid: no loop
-over points.
+complement a single matrix product. The sights lie side by side in flat arrays, those of one pair
+of host and frame together: no loop over points, and nothing is computed for what was not seen.
 
 One more unknown is shared by all: how long the camera takes to read an image, row by row, while it
 moves (shutter.py). Observations are known as they were seen; the residual undoes the readout.
@@ -28,16 +28,27 @@ _LEAST_GAIN = 1e-4  # relative fall of the cost below which it has converged
 
 
 @dataclass(frozen=True, eq=False)
-class _Group:
-    """The points of one host frame; grids are (F, n)."""
+class _Sights:
+    """The M observations, ordered by Q pairs of host and frame; pairs with a free pose first.
 
-    host: int
-    rows: Index
-    ray: Array  # n 2
-    host_sweep: Array  # n 2
-    uv: Array  # F n 2
-    sweep: Array  # F n 2
-    seen: Mask  # F n
+    Attributes:
+        point: (M,) row of the point.
+        uv, sweep, ray, host_sweep: (2, M), see `Problem`.
+        host, frame, start, size: (Q,) of the pairs; `start` is the first observation.
+        num_posed, num_posed_pairs: observations and pairs that a free pose takes part in.
+    """
+
+    point: Index
+    uv: Array
+    sweep: Array
+    ray: Array
+    host_sweep: Array
+    host: Index
+    frame: Index
+    start: Index
+    size: Index
+    num_posed: int
+    num_posed_pairs: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,14 +62,13 @@ class _State:
 
 @dataclass(frozen=True, eq=False)
 class _Transfer:
-    """Where the points of a group fall in every frame."""
+    """Where the points fall in the frames they are seen in."""
 
-    z: Array  # F n
-    uv: Array  # F n 2
-    residual: Array  # F n 2, px
-    weight: Array  # F n
-    R: Array  # F 3 3, host to frame
-    t: Array  # F 3
+    T: Array  # 3 4 M, host to frame
+    z: Array  # M
+    uv: Array  # 2 M
+    residual: Array  # 2 M, px
+    weight: Array  # M
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,13 +101,13 @@ def solve(problem: Problem, max_iterations: int) -> Solution:
     A step that does not lower the robust cost is not taken, so the result is never worse than the
     start. Cost: sum of log(1 + r^2 / sigma^2) over observations plus the squared priors.
     """
-    groups = _groups(problem)
+    sights = _sights(problem)
     state = _State(problem.T_cam_world, problem.rho, problem.readout.expected.seconds)
-    transfers, cost = _evaluate(problem, groups, state)
+    at, cost = _evaluate(problem, sights, state)
     damping, used, sigma_s = 1e-4, 0, np.inf
     while used < max_iterations:
         used += 1
-        system = _normal_equations(problem, groups, transfers, state)
+        system = _normal_equations(problem, sights, at, state)
         for _ in range(_MAX_TRIES):
             step = _step(system, problem.free, damping)
             new = _State(
@@ -105,194 +115,211 @@ def solve(problem: Problem, max_iterations: int) -> Solution:
                 np.clip(state.rho + step.rho, RHO_MIN, RHO_MAX),
                 state.readout_s + step.readout_s,
             )
-            new_transfers, new_cost = _evaluate(problem, groups, new)
+            new_at, new_cost = _evaluate(problem, sights, new)
             if new_cost <= cost:
                 break
             damping *= 10.0
         else:
             break
         gain, damping = cost - new_cost, max(damping * 0.3, 1e-7)
-        state, transfers, cost, sigma_s = new, new_transfers, new_cost, step.readout_sigma_s
+        state, at, cost, sigma_s = new, new_at, new_cost, step.readout_sigma_s
         if gain < _LEAST_GAIN * max(cost, 1e-12):
             break
-    rho_sigma, residual = _uncertainty(problem, groups, transfers)
+    rho_sigma, residual = _uncertainty(problem, sights, at)
     return Solution(state.T, state.rho, rho_sigma, residual, state.readout_s, sigma_s, cost, used)
 
 
-def _groups(problem: Problem) -> list[_Group]:
-    groups = []
-    for host in np.unique(problem.host):
-        rows = np.flatnonzero(problem.host == host)
-        uv, sweep = (grid[rows].transpose(1, 0, 2) for grid in (problem.uv, problem.readout.sweep))
-        seen = np.isfinite(uv[..., 0])
-        seen[host] = False  # zero by definition
-        uv, sweep = (np.where(seen[..., None], grid, 0.0) for grid in (uv, sweep))
-        host_sweep = problem.readout.host_sweep[rows]
-        groups.append(_Group(int(host), rows, problem.ray[rows], host_sweep, uv, sweep, seen))
-    return groups
+def _sights(problem: Problem) -> _Sights:
+    seen = np.isfinite(problem.uv[..., 0])
+    seen[np.arange(len(seen)), problem.host] = False  # zero by definition
+    point, frame = np.nonzero(seen)
+    host = problem.host[point]
+    is_posed = problem.free[host] | problem.free[frame]
+    pair = (~is_posed * len(problem.free) + host) * len(problem.free) + frame
+    order = np.argsort(pair, kind="stable")
+    _, start, size = np.unique(pair[order], return_index=True, return_counts=True)
+    point, frame, host, is_posed = (part[order] for part in (point, frame, host, is_posed))
+    return _Sights(
+        point=point,
+        uv=problem.uv[point, frame].T.copy(),
+        sweep=problem.readout.sweep[point, frame].T.copy(),
+        ray=problem.ray[point].T.copy(),
+        host_sweep=problem.readout.host_sweep[point].T.copy(),
+        host=host[start],
+        frame=frame[start],
+        start=start,
+        size=size,
+        num_posed=int(is_posed.sum()),
+        num_posed_pairs=int(is_posed[start].sum()),
+    )
 
 
-def _evaluate(
-    problem: Problem, groups: list[_Group], state: _State
-) -> tuple[list[_Transfer], float]:
-    transfers = [_transfer(problem, group, state) for group in groups]
+def _evaluate(problem: Problem, sights: _Sights, state: _State) -> tuple[_Transfer, float]:
+    at = _transfer(problem, sights, state)
     expected = problem.readout.expected
     cost = (problem.rho_prior_weight * (state.rho - problem.rho_prior) ** 2).sum()
     cost += ((state.readout_s - expected.seconds) / expected.sigma_s) ** 2
-    for group, transfer in zip(groups, transfers, strict=True):
-        squared = _squared(transfer.residual)[group.seen]
-        cost += np.log1p(squared / problem.sigma_px**2).sum()
-    return transfers, float(cost)
+    cost += np.log1p(_squared(at.residual) / problem.sigma_px**2).sum()
+    return at, float(cost)
 
 
-def _transfer(problem: Problem, group: _Group, state: _State) -> _Transfer:
-    T_rel = state.T @ rigid.inverse(state.T[group.host])
-    R, t = T_rel[:, :3, :3], T_rel[:, :3, 3]
-    bearing = rigid.homogeneous(group.ray - state.readout_s * group.host_sweep)
-    q = bearing @ R.transpose(0, 2, 1) + state.rho[group.rows, None] * t[:, None]
-    z = np.maximum(q[..., 2], _MIN_Z)
-    uv = q[..., :2] / z[..., None]
-    residual = problem.focal_px * (uv - group.uv + state.readout_s * group.sweep)
-    r2 = _squared(residual) / problem.sigma_px**2
-    weight = np.where(group.seen, 1.0 / (1.0 + r2), 0.0) / problem.sigma_px**2
-    return _Transfer(z, uv, residual, weight, R, t)
+def _transfer(problem: Problem, sights: _Sights, state: _State) -> _Transfer:
+    T_pair = state.T[sights.frame] @ rigid.inverse(state.T)[sights.host]
+    T = np.repeat(T_pair[:, :3].transpose(1, 2, 0), sights.size, axis=2)
+    ray = sights.ray - state.readout_s * sights.host_sweep
+    q = T[:, 0] * ray[0] + T[:, 1] * ray[1] + T[:, 2] + state.rho[sights.point] * T[:, 3]
+    z = np.maximum(q[2], _MIN_Z)
+    uv = q[:2] / z
+    residual = problem.focal_px * (uv - sights.uv + state.readout_s * sights.sweep)
+    variance = problem.sigma_px**2
+    return _Transfer(T, z, uv, residual, 1.0 / (variance + _squared(residual)))
 
 
 def _squared(vectors: Array) -> Array:
-    """Squared lengths of (..., 2): numpy sums over an axis of two are ten times slower."""
-    return np.asarray(vectors[..., 0] ** 2 + vectors[..., 1] ** 2)
+    """Squared lengths (M,) of (2, M): numpy sums over an axis of two are ten times slower."""
+    return np.asarray(vectors[0] ** 2 + vectors[1] ** 2)
 
 
 def _dot(one: Array, other: Array) -> Array:
-    """Sum of products (n,) of two (F, n, 2) over frames and coordinates."""
-    return np.asarray(np.einsum("fnk,fnk->n", one, other))
+    """Products (..., M) of (2, ..., M), summed over the two coordinates."""
+    return np.asarray(one[0] * other[0] + one[1] * other[1])
 
 
 def _by_rho(problem: Problem, at: _Transfer) -> Array:
-    """Residual by rho (F, n, 2), px."""
-    t = at.t[:, None]
-    return np.asarray((problem.focal_px / at.z)[..., None] * (t[..., :2] - at.uv * t[..., 2:]))
+    """Residual by rho (2, M), px."""
+    t = at.T[:, 3]
+    return np.asarray(problem.focal_px / at.z * (t[:2] - at.uv * t[2]))
 
 
-def _by_readout(problem: Problem, group: _Group, at: _Transfer) -> Array:
-    """Residual by the readout (F, n, 2), px per second."""
-    q = group.host_sweep @ at.R[:, :, :2].transpose(0, 2, 1)
-    moved = (q[..., :2] - at.uv * q[..., 2:]) / at.z[..., None]
-    return np.asarray(problem.focal_px * (group.sweep - moved))
+def _by_readout(problem: Problem, sights: _Sights, at: _Transfer) -> Array:
+    """Residual by the readout (2, M), px per second."""
+    q = at.T[:, 0] * sights.host_sweep[0] + at.T[:, 1] * sights.host_sweep[1]
+    return np.asarray(problem.focal_px * (sights.sweep - (q[:2] - at.uv * q[2]) / at.z))
 
 
-def _by_pose(problem: Problem, group: _Group, at: _Transfer, rho: Array, frames: Index) -> Array:
-    """Residual by the twist of the frame it is seen in (frames, n, 2, 6), px."""
-    f, u, v = problem.focal_px, at.uv[frames, :, 0], at.uv[frames, :, 1]
-    J = np.zeros((*u.shape, 2, 6))
-    near = f * rho[group.rows] / at.z[frames]
-    J[..., 0, 0] = J[..., 1, 1] = near
-    J[..., 0, 2], J[..., 1, 2] = -near * u, -near * v
-    J[..., 0, 3], J[..., 0, 4], J[..., 0, 5] = -f * u * v, f * (1 + u * u), -f * v
-    J[..., 1, 3], J[..., 1, 4], J[..., 1, 5] = -f * (1 + v * v), f * u * v, f * u
-    return J
+def _by_pose(problem: Problem, at: _Transfer, rho: Array) -> Array:
+    """Residual by the twist of the frame it is seen in (2, 6, m), of the first m observations."""
+    count, f = len(rho), problem.focal_px
+    (u, v), near = at.uv[:, :count], f * rho / at.z[:count]
+    zero = np.zeros(count)
+    return np.array(
+        [
+            [near, zero, -near * u, -f * u * v, f * (1 + u * u), -f * v],
+            [zero, near, -near * v, -f * (1 + v * v), f * u * v, f * u],
+        ]
+    )
 
 
-def _normal_equations(
-    problem: Problem, groups: list[_Group], transfers: list[_Transfer], state: _State
-) -> _System:
+def _normal_equations(problem: Problem, sights: _Sights, at: _Transfer, state: _State) -> _System:
     num_points, size = len(state.rho), 6 * len(state.T)
     expected = problem.readout.expected
+    J_rho, J_readout = _by_rho(problem, at), _by_readout(problem, sights, at)
+
+    def by_point(values: Array) -> Array:
+        return np.bincount(sights.point, values, minlength=num_points)
+
+    wJ_rho, wJ_readout = at.weight * J_rho, at.weight * J_readout
     off_s = state.readout_s - expected.seconds
+    prior = problem.rho_prior_weight
     system = _System(
         H=np.zeros((size, size)),
         g=np.zeros(size),
         cross=np.zeros((num_points, size)),
-        h=problem.rho_prior_weight.copy(),
-        g_rho=problem.rho_prior_weight * (state.rho - problem.rho_prior),
+        h=prior + by_point(_dot(wJ_rho, J_rho)),
+        g_rho=prior * (state.rho - problem.rho_prior) + by_point(_dot(wJ_rho, at.residual)),
         H_readout=np.zeros(size),
-        cross_readout=np.zeros(num_points),
-        readout=np.array([1.0, off_s]) / expected.sigma_s**2,
+        cross_readout=by_point(_dot(wJ_rho, J_readout)),
+        readout=np.array([1.0, off_s]) / expected.sigma_s**2
+        + [_dot(wJ_readout, J_readout).sum(), _dot(wJ_readout, at.residual).sum()],
     )
-    for group, at in zip(groups, transfers, strict=True):
-        J_rho, J_readout = _by_rho(problem, at), _by_readout(problem, group, at)
-        wJ_rho, wJ_readout = (at.weight[..., None] * J for J in (J_rho, J_readout))
-        system.h[group.rows] += _dot(wJ_rho, J_rho)
-        system.g_rho[group.rows] += _dot(wJ_rho, at.residual)
-        system.cross_readout[group.rows] += _dot(wJ_rho, J_readout)
-        system.readout[:] += _dot(wJ_readout, J_readout).sum(), _dot(wJ_readout, at.residual).sum()
-        _add_poses(problem, group, at, state, (J_rho, J_readout), system)
+    if sights.num_posed:
+        _add_poses(problem, sights, at, state, (J_rho, J_readout), system)
     return system
 
 
 def _add_poses(
     problem: Problem,
-    group: _Group,
+    sights: _Sights,
     at: _Transfer,
     state: _State,
     by: tuple[Array, Array],
     system: _System,
 ) -> None:
     """The blocks of poses; those of two fixed ones are never used and left out."""
-    host, num_frames = group.host, len(state.T)
-    frames = np.arange(num_frames) if problem.free[host] else np.flatnonzero(problem.free)
-    if len(frames) == 0:
-        return
-    count = len(group.rows)
-    H = system.H.reshape(num_frames, 6, num_frames, 6)
+    count, num_frames = sights.num_posed, len(state.T)
+    pairs = slice(sights.num_posed_pairs)
+    host, frame, start = sights.host[pairs], sights.frame[pairs], sights.start[pairs]
+    point = sights.point[:count]
+    J = _by_pose(problem, at, state.rho[point])
+    wJ = at.weight[:count] * J
+
+    def by_pair(values: Array) -> Array:
+        return np.add.reduceat(values, start, axis=-1)
+
+    A = np.zeros((len(start), 6, 6))
+    for i in range(6):
+        A[:, i, i:] = by_pair(_dot(wJ[:, i : i + 1], J[:, i:])).T
+    A += np.triu(A, 1).transpose(0, 2, 1)
+    # The host moves the other way round: its Jacobian is -J Ad(T_frame_host).
+    Ad = -rigid.adjoint(state.T[frame] @ rigid.inverse(state.T)[host])
+    mixed = Ad.transpose(0, 2, 1) @ A
+    H = np.zeros((num_frames, num_frames, 6, 6))
+    H[host, frame] = mixed
+    H += H.transpose(1, 0, 3, 2)
+    in_frame, in_host = (row == np.arange(num_frames)[:, None] for row in (frame, host))
+    own = in_frame @ A.reshape(-1, 36) + in_host @ (mixed @ Ad).reshape(-1, 36)
+    H[np.arange(num_frames), np.arange(num_frames)] += own.reshape(-1, 6, 6)
+    system.H[:] = H.transpose(0, 2, 1, 3).reshape(system.H.shape)
+    for column, J_other in ((system.g, at.residual), (system.H_readout, by[1])):
+        pull = by_pair(_dot(wJ, J_other[:, None, :count])).T  # pairs 6
+        at_host = (pull[:, None] @ Ad)[:, 0]
+        column[:] = (in_frame @ pull + in_host @ at_host).reshape(-1)
+    pull = _dot(wJ, by[0][:, None, :count])  # 6 m
     cross = system.cross.reshape(-1, num_frames, 6)
-    g, H_readout = (column.reshape(-1, 6) for column in (system.g, system.H_readout))
-    J = _by_pose(problem, group, at, state.rho, frames).reshape(len(frames), 2 * count, 6)
-    weighted = J * np.repeat(at.weight[frames], 2, axis=1)[..., None]
-    A = weighted.transpose(0, 2, 1) @ J  # frames 6 6
-    b, d = (
-        (weighted.transpose(0, 2, 1) @ r[frames].reshape(len(frames), -1, 1))[..., 0]
-        for r in (at.residual, by[1])
+    cross[point, np.repeat(frame, sights.size[pairs])] = pull.T
+    at_host = [
+        np.bincount(point, row, minlength=len(cross)) for row in _at_host(at.T[..., :count], pull)
+    ]
+    cross[np.arange(len(cross)), problem.host] += np.stack(at_host, axis=1)
+
+
+def _at_host(T: Array, pull: Array) -> Array:
+    """Gradients (6, m) by the host's twist of those by the frame's: -Ad(T)^T pull."""
+    v, w, t = pull[:3], pull[3:], T[:, 3]
+    w = w - np.array(
+        [t[1] * v[2] - t[2] * v[1], t[2] * v[0] - t[0] * v[2], t[0] * v[1] - t[1] * v[0]]
     )
-    wJ = weighted.reshape(len(frames), count, 2, 6)
-    by_rho = by[0][frames]
-    c = by_rho[..., :1] * wJ[..., 0, :] + by_rho[..., 1:] * wJ[..., 1, :]  # frames n 6
-    H[frames, :, frames] += A
-    g[frames] += b
-    H_readout[frames] += d
-    cross[group.rows[:, None], frames] += c.transpose(1, 0, 2)
-    if problem.free[host]:
-        # The host moves the other way round: its Jacobian is -J Ad(T_frame_host).
-        Ad = -rigid.adjoint(state.T @ rigid.inverse(state.T[host]))
-        mixed = Ad.transpose(0, 2, 1) @ A
-        H[host, :, host] += (mixed @ Ad).sum(0)
-        H[host] += mixed.transpose(1, 0, 2)
-        H[:, :, host] += mixed.transpose(0, 2, 1)
-        g[host] += np.einsum("fij,fi->j", Ad, b)
-        H_readout[host] += np.einsum("fij,fi->j", Ad, d)
-        cross[group.rows, host] += (c @ Ad).sum(0)
+    columns = [T[0, j] * x[0] + T[1, j] * x[1] + T[2, j] * x[2] for x in (v, w) for j in range(3)]
+    return -np.array(columns)
 
 
 def _step(system: _System, free_frames: Mask, damping: float) -> _Step:
     """Damped step; poses and readout together after the points are eliminated."""
     free = np.append(np.repeat(free_frames, 6), True)
     size = len(free)
-    h = system.h * (1.0 + damping) + 1e-9
     H, g = np.zeros((size, size)), np.append(system.g, system.readout[1])
     H[:-1, :-1], H[:-1, -1], H[-1, :-1] = system.H, system.H_readout, system.H_readout
     H[-1, -1] = system.readout[0]
-    cross = np.column_stack([system.cross, system.cross_readout])
-    B = cross[:, free]
-    S = H[np.ix_(free, free)] - B.T @ (B / h[:, None])
+    root = np.sqrt(system.h * (1.0 + damping) + 1e-9)
+    B = np.empty((len(root), free.sum()))
+    np.divide(system.cross[:, free[:-1]], root[:, None], out=B[:, :-1])
+    B[:, -1] = system.cross_readout / root
+    S = H[np.ix_(free, free)] - B.T @ B  # BLAS does half of a product with itself
     S[np.diag_indices_from(S)] += damping * np.diag(H)[free] + 1e-9
-    right = np.column_stack([B.T @ (system.g_rho / h) - g[free], np.eye(len(S))[-1]])
+    right = np.column_stack([B.T @ (system.g_rho / root) - g[free], np.eye(len(S))[-1]])
     solved = np.linalg.solve(S, right)
     change = np.zeros(size)
     change[free] = solved[:, 0]
-    d_rho = -(system.g_rho + cross @ change) / h
+    d_rho = -(system.g_rho / root + B @ solved[:, 0]) / root
     variance = max(float(solved[-1, 1]), 0.0)
     return _Step(change[:-1].reshape(-1, 6), d_rho, float(change[-1]), variance**0.5)
 
 
-def _uncertainty(
-    problem: Problem, groups: list[_Group], transfers: list[_Transfer]
-) -> tuple[Array, Array]:
+def _uncertainty(problem: Problem, sights: _Sights, at: _Transfer) -> tuple[Array, Array]:
     """Standard deviation of rho (P,), poses taken as known, and residuals (P, F) in px."""
-    information = problem.rho_prior_weight.copy()
+    J_rho = _by_rho(problem, at)
+    seen = np.bincount(sights.point, at.weight * _squared(J_rho), minlength=len(problem.rho))
+    information = problem.rho_prior_weight + seen
     residual = np.full(problem.uv.shape[:2], np.nan)
-    for group, at in zip(groups, transfers, strict=True):
-        J_rho = _by_rho(problem, at)
-        information[group.rows] += _dot(at.weight[..., None] * J_rho, J_rho)
-        length = np.where(group.seen, np.sqrt(_squared(at.residual)), np.nan)
-        residual[group.rows] = length.T
+    residual[sights.point, np.repeat(sights.frame, sights.size)] = np.sqrt(_squared(at.residual))
     return 1.0 / np.sqrt(np.maximum(information, 1e-12)), residual

@@ -14,6 +14,7 @@ from recon4d_ros.predictors.classical.tracks import Mask
 _PIXEL_SIGMA = 0.5  # px, of a tracked position
 _KERNEL = 3.0  # Cauchy scale in standard deviations; also the bound of an inlier
 _ITERATIONS = 12
+_SMALL_STEP = 1e-5  # radian, or depth of a point of inverse depth 1: some thousandths of a px
 _MIN_Z = 1e-3
 
 
@@ -63,23 +64,27 @@ def refine_pose(seen: Sightings, T_cam_world: Array) -> PoseFit:
     """
     T = T_cam_world
     T_world_host = rigid.inverse(seen.T_host_world)
-    bearing = rigid.homogeneous(seen.ray)[..., None]
+    # A point in the world is direction + rho * origin, times its depth in the host.
+    direction = (T_world_host[:, :3, :3] @ rigid.homogeneous(seen.ray)[..., None])[..., 0].T
+    origin = T_world_host[:, :3, 3].T
     sigma = np.minimum(seen.rho_sigma, seen.rho)
     for _ in range(_ITERATIONS):
-        residual, J, J_rho = _linearised(seen, T @ T_world_host, bearing)
-        W = _information(J_rho * sigma[:, None])
-        squared = np.einsum("ni,nij,nj->n", residual, W, residual)
-        weight = 1.0 / (1.0 + squared / _KERNEL**2)
-        WJ = (W @ J) * weight[:, None, None]
-        H = (J.transpose(0, 2, 1) @ WJ).sum(0)
-        g = (WJ.transpose(0, 2, 1) @ residual[..., None]).sum(0)[:, 0]
-        step = np.linalg.solve(H + 1e-6 * np.eye(6), -g)
-        T = rigid.moved(T, step)
-        if np.abs(step).max() < 1e-6:
+        at = _linearised(seen, T, direction, origin, sigma)
+        squared = at.squared
+        step = _gauss_newton(at, 1.0 / (1.0 + squared / _KERNEL**2))
+        T = _retracted(T, step)
+        if np.abs(step).max() < _SMALL_STEP:
             break
     cost = float(np.log1p(squared / _KERNEL**2).mean())
-    median = float(np.median(np.linalg.norm(residual, axis=1)))
-    return PoseFit(T, squared < _KERNEL**2, median, cost)
+    median = float(np.median(np.hypot(*at.residual)))
+    return PoseFit(rigid.orthonormal(T), squared < _KERNEL**2, median, cost)
+
+
+def _retracted(T: Array, step: Array) -> Array:
+    """The pose after a small step; to first order exp(step) @ T, and far cheaper."""
+    moved: Array = np.eye(4)
+    moved[:3, :3], moved[:3, 3] = cv2.Rodrigues(step[3:])[0], step[:3]
+    return moved @ T
 
 
 def sample_pose(seen: Sightings, reprojection_px: float = 2.0) -> Array | None:
@@ -146,24 +151,60 @@ def _rotation_jacobian(uv: Array) -> Array:
     return np.stack([-u * v, 1 + u * u, -v, -(1 + v * v), u * v, u], axis=1).reshape(-1, 2, 3)
 
 
-def _linearised(seen: Sightings, T_rel: Array, bearing: Array) -> tuple[Array, Array, Array]:
-    """Residual (N, 2) px, by the twist (N, 2, 6), by rho (N, 2)."""
-    t = T_rel[:, :3, 3]
-    q = (T_rel[:, :3, :3] @ bearing)[..., 0] + seen.rho[:, None] * t
-    z = np.maximum(q[:, 2], _MIN_Z)
-    uv, f = q[:, :2] / z[:, None], seen.focal_px
-    near = f * seen.rho / z
-    J = np.zeros((len(uv), 2, 6))
-    J[:, 0, 0] = J[:, 1, 1] = near
-    J[:, 0, 2], J[:, 1, 2] = -near * uv[:, 0], -near * uv[:, 1]
-    J[:, :, 3:] = f * _rotation_jacobian(uv)
-    J_rho = (f / z)[:, None] * (t[:, :2] - uv * t[:, 2:])
-    return f * (uv - seen.uv), J, J_rho
+@dataclass(frozen=True, eq=False)
+class _Linear:
+    """Residuals at a pose; the long axis comes last, so that sums over points are dot products.
+
+    The covariance of a residual is sigma^2 I + spread spread^T; its inverse comes from the
+    rank-one update formula.
+
+    Attributes:
+        residual: (2, N) px.
+        J: (2, 6, N) by the twist.
+        spread: (2, N) px, one standard deviation of the depth.
+        damping: (N,) sigma^2 + |spread|^2.
+        squared: (N,) squared Mahalanobis length of the residual.
+    """
+
+    residual: Array
+    J: Array
+    spread: Array
+    damping: Array
+    squared: Array
 
 
-def _information(spread: Array) -> Array:
-    """Inverse of sigma^2 I + spread spread^T, (N, 2, 2), by the rank-one update formula."""
-    variance = _PIXEL_SIGMA**2
-    outer = spread[:, :, None] * spread[:, None, :]
-    squared = (spread**2).sum(1)[:, None, None]
-    return np.asarray((np.eye(2) - outer / (variance + squared)) / variance)
+def _linearised(
+    seen: Sightings, T: Array, direction: Array, origin: Array, sigma: Array
+) -> _Linear:
+    R, t = T[:3, :3], T[:3, 3:]
+    shift = R @ origin + t
+    q = R @ direction + seen.rho * shift
+    f = seen.focal_px
+    inverse_z = 1.0 / np.maximum(q[2], _MIN_Z)
+    u, v = q[0] * inverse_z, q[1] * inverse_z
+    near = f * seen.rho * inverse_z
+    zero = np.zeros_like(u)
+    J = np.array(
+        [
+            [near, zero, -near * u, -f * u * v, f * (1 + u * u), -f * v],
+            [zero, near, -near * v, -f * (1 + v * v), f * u * v, f * u],
+        ]
+    )
+    residual = f * np.array([u - seen.uv[:, 0], v - seen.uv[:, 1]])
+    spread = f * inverse_z * sigma * np.array([shift[0] - u * shift[2], shift[1] - v * shift[2]])
+    damping = _PIXEL_SIGMA**2 + spread[0] ** 2 + spread[1] ** 2
+    along = spread[0] * residual[0] + spread[1] * residual[1]
+    squared = residual[0] ** 2 + residual[1] ** 2 - along**2 / damping
+    return _Linear(residual, J, spread, damping, squared / _PIXEL_SIGMA**2)
+
+
+def _gauss_newton(at: _Linear, weight: Array) -> Array:
+    """Step (6,) of the weighted normal equations."""
+    weight = weight / _PIXEL_SIGMA**2
+    along = at.spread[0] * at.J[0] + at.spread[1] * at.J[1]  # 6 N
+    share = weight / at.damping
+    H = (weight * at.J[0]) @ at.J[0].T + (weight * at.J[1]) @ at.J[1].T - (share * along) @ along.T
+    pull = weight * at.residual
+    against = share * (at.spread[0] * at.residual[0] + at.spread[1] * at.residual[1])
+    g = at.J[0] @ pull[0] + at.J[1] @ pull[1] - along @ against
+    return np.linalg.solve(H + 1e-6 * np.eye(6), -g)
