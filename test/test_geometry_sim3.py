@@ -139,3 +139,24 @@ def test_bad_weights_and_scales_are_errors() -> None:
         sim3.make(0.0, torch.eye(4))
     with pytest.raises(GeometryError, match="above zero"):
         sim3.split(torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0])))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seeds, st.floats(0.1, 10.0))
+def test_coordinates_come_back(seed: int, scale: float) -> None:
+    S = similarity(seed, scale)
+    torch.testing.assert_close(sim3.from_coordinates(sim3.coordinates(S)), S)
+
+
+def test_interpolation_meets_its_knots_and_runs_evenly_between() -> None:
+    S = torch.stack([similarity(0, 1.0), similarity(0, 1.0) @ similarity(1, 1.2)])
+    knots = torch.tensor([10, 20])
+    at = torch.tensor([0, 10, 15, 20, 99])
+    found = sim3.interpolate(knots, S, at)
+    torch.testing.assert_close(found[[0, 1, 3, 4]], S[[0, 0, 1, 1]])
+    half = sim3.inverse(S[0]) @ found[2]
+    whole = sim3.coordinates(sim3.inverse(S[0]) @ S[1])
+    torch.testing.assert_close(sim3.coordinates(half), 0.5 * whole)
+    torch.testing.assert_close(sim3.interpolate(knots[:1], S[:1], at), S[:1].expand(5, 4, 4))
+    with pytest.raises(GeometryError, match="knots"):
+        sim3.interpolate(knots, S[:1], at)

@@ -69,6 +69,51 @@ def transform_pose(S_map_pred: Tensor, T_pred_cam: Tensor) -> Tensor:
     return se3.make(moved[..., :3, :3] / scale[..., None, None], moved[..., :3, 3])
 
 
+def coordinates(S: Tensor) -> Tensor:
+    """(..., 7) translation, rotation vector and logarithm of the scale of similarities.
+
+    Near the identity these are, to first order, the tangent coordinates of the group.
+    """
+    scale, T = split(S)
+    R = se3.orthonormalise(T[..., :3, :3])
+    return torch.cat([T[..., :3, 3], se3.log_so3(R), scale.log().unsqueeze(-1)], dim=-1)
+
+
+def from_coordinates(values: Tensor) -> Tensor:
+    """Similarities (..., 4, 4) of `coordinates` (..., 7).
+
+    Raises:
+        GeometryError: wrong shape or values that are not finite.
+    """
+    check_shape(values, "coordinates", 7)
+    check_finite(values, "coordinates")
+    linear = se3.exp_so3(values[..., 3:6]) * values[..., 6:].exp().unsqueeze(-1)
+    return se3.assemble(linear, values[..., :3])
+
+
+def interpolate(knots: Tensor, S: Tensor, at: Tensor) -> Tensor:
+    """Similarities (P, 4, 4) between those at ascending knots; beyond the ends the end's own.
+
+    Args:
+        knots: (M,) ascending.
+        S: (M, 4, 4) at the knots, neighbours nearly equal.
+        at: (P,) where to take them.
+
+    Raises:
+        GeometryError: no knot, or as many as there are not similarities.
+    """
+    if len(knots) == 0 or S.shape != (len(knots), 4, 4):
+        raise GeometryError(
+            f"{len(knots)} knots and similarities {tuple(S.shape)}; expected (M, 4, 4) of M >= 1"
+        )
+    upper = torch.searchsorted(knots, at, right=True).clamp(1, max(1, len(knots) - 1))
+    lower, upper = upper - 1, upper.clamp(max=len(knots) - 1)
+    width = (knots[upper] - knots[lower]).clamp(min=1).to(S)
+    share = ((at - knots[lower]).to(S) / width).clamp(0.0, 1.0).unsqueeze(-1)
+    steps = coordinates(inverse(S[:-1]) @ S[1:]) if len(S) > 1 else S.new_zeros(1, 7)
+    return S[lower] @ from_coordinates(share * steps[lower])
+
+
 def fit(source: Tensor, target: Tensor, weights: Tensor | None = None) -> Tensor:
     """S_target_source (4, 4) that minimises the weighted squared distance of paired points.
 
