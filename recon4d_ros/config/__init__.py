@@ -16,8 +16,8 @@ from typing import Any
 
 import yaml
 
+from recon4d_ros.config.alignment_section import AlignmentConfig
 from recon4d_ros.config.core_sections import (
-    AlignmentConfig,
     ComputeConfig,
     DepthConfig,
     FlowConfig,

@@ -187,44 +187,6 @@ class DepthConfig:
 
 
 @dataclass(frozen=True)
-class AlignmentConfig:
-    """Joining windows to the map."""
-
-    max_keyframes: int = setting(48, "bound on stored keyframes", minimum=2, maximum=1000)
-    max_landmarks: int = setting(
-        20_000, "bound on stored landmark positions", minimum=100, maximum=1_000_000
-    )
-    keyframe_overlap: float = setting(
-        1 / 3,
-        "share of the last keyframe's points in view below which a new one is made",
-        minimum=0.0,
-        maximum=1.0,
-    )
-    keyframe_rotation: float = setting(
-        15.0,
-        "rotation since the last keyframe that makes a new one",
-        unit="deg",
-        minimum=1.0,
-        maximum=180.0,
-    )
-    keyframe_interval: int = setting(
-        20, "frames since the last keyframe that make a new one", minimum=1, maximum=10_000
-    )
-    keyframe_features: int = setting(
-        500, "ORB features stored per keyframe", minimum=50, maximum=5000
-    )
-    relocalisation_frames: int = setting(
-        30, "frames without a pose after which a new submap starts", minimum=1, maximum=10_000
-    )
-    relocalisation_inliers: int = setting(
-        25, "matches that must agree on a pose", minimum=6, maximum=1000
-    )
-    relocalisation_share: float = setting(
-        0.3, "share of the matches that must agree on a pose", minimum=0.05, maximum=1.0
-    )
-
-
-@dataclass(frozen=True)
 class MotionConfig:
     """Which pixels move. Lengths are for a long side of 512 px."""
 

@@ -14,6 +14,10 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from recon4d_ros.datatypes.events import EventKind as EventKind
+from recon4d_ros.datatypes.events import MapCorrection as MapCorrection
+from recon4d_ros.datatypes.events import MapEvent as MapEvent
+
 
 @dataclass(frozen=True)
 class Intrinsics:
@@ -294,27 +298,6 @@ class AlignedWindow:
     num_shared: int
 
 
-class EventKind(Enum):
-    """Discontinuities that are published, never hidden."""
-
-    INITIALISED = "initialised"
-    LOST = "lost"
-    RELOCALISED = "relocalised"
-    NEW_SUBMAP = "new_submap"
-    MAP_CORRECTION = "map_correction"
-    RESET = "reset"
-
-
-@dataclass(frozen=True)
-class MapEvent:
-    """A discontinuity of the map or of the tracking."""
-
-    kind: EventKind
-    stamp_ns: int
-    submap: int
-    message: str
-
-
 @dataclass(frozen=True, eq=False)
 class Reconstruction:
     """What is known of one frame: provisional on arrival, final at a fixed lag.
@@ -360,7 +343,8 @@ class StepOutput:
     Attributes:
         provisional: the frame just given.
         final: earlier frames that became final, oldest first.
-        events: discontinuities, in order.
+        events: discontinuities, in order. A map correction is the last one and moves everything
+            handed out so far, this step's results among it.
         stage_seconds: wall time per stage of this step.
     """
 
