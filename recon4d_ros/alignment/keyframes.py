@@ -129,6 +129,15 @@ class KeyframeStore:
         """A store without keyframes."""
         return KeyframeStore(limit, (), torch.zeros(0, 0, dtype=torch.float64))
 
+    @staticmethod
+    def of(limit: int, keyframes: tuple[Keyframe, ...]) -> KeyframeStore:
+        """A store of keyframes, at most `limit`, whose overlaps are computed anew."""
+        overlap = torch.zeros(len(keyframes), len(keyframes), dtype=torch.float64)
+        for column, keyframe in enumerate(keyframes):
+            overlap[:, column] = _shares_in_view(keyframes, keyframe)
+            overlap[column, column] = 0.0
+        return KeyframeStore(limit, keyframes, overlap)
+
     def last(self, submap: int) -> Keyframe | None:
         """Newest keyframe of a submap."""
         return next((kf for kf in reversed(self.keyframes) if kf.submap == submap), None)
@@ -164,3 +173,16 @@ def _shared_view(points_of: Keyframe, camera_of: Keyframe) -> float:
     if points_of.submap != camera_of.submap:
         return 0.0
     return visible_share(points_of.points_map, camera_of.T_map_cam, camera_of.intrinsics)
+
+
+def _shares_in_view(keyframes: tuple[Keyframe, ...], camera_of: Keyframe) -> Tensor:
+    """`_shared_view` (M,) of all keyframes' points in one camera, in one go."""
+    count = torch.tensor([len(keyframe.points_map) for keyframe in keyframes])
+    row = torch.repeat_interleave(torch.arange(len(keyframes)), count)
+    points = torch.cat([keyframe.points_map for keyframe in keyframes])
+    T_cam_map = se3.inverse(camera_of.T_map_cam)
+    uv = camera.project(se3.transform(T_cam_map, points), camera_of.intrinsics)
+    inside = camera.inside(uv, camera_of.intrinsics.size).double()
+    share = torch.zeros(len(keyframes), dtype=torch.float64).index_add_(0, row, inside)
+    same = torch.tensor([keyframe.submap == camera_of.submap for keyframe in keyframes])
+    return torch.where(same, share / count.clamp(min=1), 0.0)

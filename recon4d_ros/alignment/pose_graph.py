@@ -22,7 +22,7 @@ _MAX_STEPS = 20
 _FIRST_DAMPING = 1e-6
 _MAX_DAMPING = 1e6
 # The last step lowered the cost by less than this share.
-_CONVERGED = 1e-7
+_CONVERGED = 1e-6
 # Below this a cost is rounding.
 _NOTHING = 1e-18
 

@@ -56,10 +56,13 @@ def split(S: Tensor) -> tuple[Tensor, Tensor]:
 
 def inverse(S: Tensor) -> Tensor:
     """S_source_target (..., 4, 4) of S_target_source."""
-    scale, T = split(S)
-    R_inverse = T[..., :3, :3].mT
-    translation = -(R_inverse @ T[..., :3, 3:]).squeeze(-1) / scale[..., None]
-    return se3.assemble(R_inverse / scale[..., None, None], translation)
+    check_transform(S, "S")
+    linear = S[..., :3, :3]
+    # Each of the three columns is as long as the scale.
+    squared = linear.square().sum(dim=(-2, -1)) / 3.0
+    check_positive(squared, "squared scale")
+    back = linear.mT / squared[..., None, None]
+    return se3.assemble(back, -(back @ S[..., :3, 3:]).squeeze(-1))
 
 
 def transform_pose(S_map_pred: Tensor, T_pred_cam: Tensor) -> Tensor:
@@ -75,8 +78,8 @@ def coordinates(S: Tensor) -> Tensor:
     Near the identity these are, to first order, the tangent coordinates of the group.
     """
     scale, T = split(S)
-    R = se3.orthonormalise(T[..., :3, :3])
-    return torch.cat([T[..., :3, 3], se3.log_so3(R), scale.log().unsqueeze(-1)], dim=-1)
+    turn = se3.log_so3(T[..., :3, :3])
+    return torch.cat([T[..., :3, 3], turn, scale.log().unsqueeze(-1)], dim=-1)
 
 
 def from_coordinates(values: Tensor) -> Tensor:
