@@ -19,8 +19,10 @@ from recon4d_ros.datatypes import (
     Frame,
     FramePrediction,
     Intrinsics,
+    IntrinsicsSource,
     MapCorrection,
     MapEvent,
+    TrackingState,
     Window,
     WindowPrediction,
 )
@@ -119,19 +121,34 @@ class DriftingPredictor(scene.ExactPredictor):
         return self.true_depth(index) * self.local[index]
 
     def window(self, indices: range, **changes: object) -> WindowPrediction:
-        key = indices[len(indices) // 2]
-        rows = torch.tensor(list(indices))
-        T_key_cam = se3.inverse(self.wandering[key]) @ self.wandering[rows]
-        depths = torch.stack([self.depth(index) for index in indices])
-        points = pointmap.transform(T_key_cam, pointmap.from_depth(depths, self.view)).float()
-        given = super().window(indices)
-        return replace(
-            given,
-            points_key=points,
+        key, count = indices[len(indices) // 2], len(indices)
+        T_key_cam = se3.inverse(self.wandering[key]) @ self.wandering[list(indices)]
+        points = [
+            se3.transform(T.float(), self._points(index))
+            for T, index in zip(T_key_cam, indices, strict=True)
+        ]
+        prediction = WindowPrediction(
+            indices=tuple(indices),
+            stamps_ns=tuple(scene.stamp(index) for index in indices),
+            gauge=self.gauge,
+            key_index=key,
+            intrinsics=self.view,
+            intrinsics_source=IntrinsicsSource.GIVEN,
+            points_key=torch.stack(points),
+            confidence=torch.ones(count, *self.view.size),
+            filled=torch.zeros(count, *self.view.size, dtype=torch.bool),
             T_key_cam=T_key_cam if self.gives_poses else None,
+            pose_residual_px=torch.full((count,), 0.1),
+            pose_support=torch.full((count,), 100),
+            states=(TrackingState.TRACKING,) * count,
+            flows=(),
             T_gauge_key=self.pose_gauge(key) if self.names_gauge else None,
-            **changes,
         )
+        return replace(prediction, **changes)
+
+    def _points(self, index: int) -> Tensor:
+        """(H, W, 3) float32 in the frame's own camera and unit."""
+        return pointmap.from_depth(self.depth(index).float(), self.view)
 
 
 class Walk:

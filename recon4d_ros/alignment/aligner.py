@@ -10,6 +10,7 @@ from torch import Tensor
 from recon4d_ros.alignment import evidence, placement, selection, succession
 from recon4d_ros.alignment.evidence import Pairs
 from recon4d_ros.alignment.keyframes import Keyframe, KeyframeStore
+from recon4d_ros.alignment.map_correction import Closure, LoopMemory, close_loop
 from recon4d_ros.alignment.placement import Placement, scaled
 from recon4d_ros.alignment.relocalisation import Relocation, depth_scale, relocalise
 from recon4d_ros.alignment.state import Landmarks, MapState
@@ -87,6 +88,7 @@ class Aligner:
         """Forget everything, as if newly made."""
         self._state: MapState | None = None
         self._store = KeyframeStore.empty(self._config.max_keyframes)
+        self._loops = LoopMemory()
         self._search = _Search()
 
     @property
@@ -107,12 +109,13 @@ class Aligner:
     @property
     def memory_bytes(self) -> int:
         """Memory of everything that is kept from window to window."""
+        stored = self._store.num_bytes + self._loops.num_bytes
         if self._state is None:
-            return self._store.num_bytes
+            return stored
         marks, sample = self._state.landmarks, self._state.sample
         tensors = [marks.ids, marks.positions, marks.num_windows, marks.last_window]
         tensors += [sample.points_map, sample.weight, *self._state.poses.values()]
-        return self._store.num_bytes + sum(t.numel() * t.element_size() for t in tensors)
+        return stored + sum(t.numel() * t.element_size() for t in tensors)
 
     # ---------------------------------------------------------------- a frame on its arrival
     def locate(self, frame: Frame, prediction: FramePrediction) -> Located:
@@ -315,8 +318,17 @@ class Aligner:
         )
 
     # ---------------------------------------------------------------- taking it into the map
-    def commit(self, aligned: AlignedWindow, window: Window) -> tuple[MapEvent, ...]:
+    def commit(
+        self, aligned: AlignedWindow, window: Window, *, close_loops: bool = True
+    ) -> tuple[MapEvent, ...]:
         """Take an aligned window into the map; the discontinuities this brings.
+
+        A map correction comes last and moves what was handed out before, this window included.
+
+        Args:
+            aligned: the window in the map.
+            window: its frames.
+            close_loops: False where nobody is left to hear of a correction.
 
         Raises:
             AlignmentError: the aligned window is of other frames.
@@ -331,13 +343,21 @@ class Aligner:
         before = self._state
         state = succession.successor(before, aligned, self._config.max_landmarks)
         store = self._store
-        for keyframe in selection.new_keyframes(aligned, window, self._config.keyframe_features):
+        made = selection.new_keyframes(aligned, window, self._config.keyframe_features)
+        for keyframe in made:
             store = store.added(keyframe)
         events = succession.events(before, state, aligned, window)
+        closed = Closure(self._loops, state, store)
+        if made and close_loops and self._config.loop_closure:
+            closed = close_loop(self._loops, state, store, window, self._config)
         opened = before is not None and state.submap > self._highest_submap()
         rejoined = before is None or before.join.gauge != state.join.gauge
-        self._state, self._store = state, store
+        self._state, self._store, self._loops = closed.state, closed.store, closed.memory
         if opened or rejoined:
             # A new submap is no place that was found again, so it ends the search silently.
             self._search = _Search(lost=self._search.lost and not opened)
-        return events
+        if closed.event is None:
+            return events
+        # What was found before lies where the map was; the next frames are found where it is.
+        self._search = replace(self._search, relocations=())
+        return (*events, closed.event)
