@@ -13,7 +13,6 @@ from typing import Any, Protocol
 import cv2
 import numpy as np
 import torch
-from torch import Tensor
 
 from recon4d_ros import __version__
 from recon4d_ros.cli.summary import Summary
@@ -79,7 +78,6 @@ class Session:
         self._refused: list[str] = []
         self._states: Counter[str] = Counter()
         self._submaps: set[int] = set()
-        self._poses: list[tuple[int, Tensor]] = []
         self._num_stepped = 0
         self._latency_s: list[float] = []
         self._step_s: list[float] = []
@@ -105,6 +103,9 @@ class Session:
                 continue
             self.results.add_provisional(output.provisional)
             self._keep(output.final)
+            for event in output.events:
+                if event.correction is not None:
+                    self.results.correct(event.correction)
             self.events.extend(output.events)
             yield output.events
 
@@ -138,7 +139,6 @@ class Session:
         """What to draw of the newest submap; None when no frame became final."""
         if self.best is None or self.last is None:
             return None
-        poses = [pose for submap, pose in self._poses if submap == self.last.submap]
         frames = report["frames"]
         return Summary(
             title=self._source.name,
@@ -148,7 +148,7 @@ class Session:
             depth=self.best.depth,
             mask=self.best.dynamic_mask,
             cloud=self._reconstructor.static_map(),
-            T_map_cam=torch.stack(poses) if poses else torch.empty(0, 4, 4, dtype=torch.float64),
+            T_map_cam=self.results.final_poses(self.last.submap),
             unit="m" if self.last.scale_known else "map units",
         )
 
@@ -169,8 +169,6 @@ class Session:
             self.results.add_final(result, self._source.rectifier)
             self._states[result.state.value] += 1
             self._submaps.add(result.submap)
-            if result.T_map_cam is not None:
-                self._poses.append((result.submap, result.T_map_cam))
             self.last = result
             if self.best is None or _shown(result) > _shown(self.best):
                 self.best = result

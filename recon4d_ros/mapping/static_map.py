@@ -13,8 +13,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from recon4d_ros.config import MapConfig
-from recon4d_ros.datatypes import Intrinsics, PointCloud, Reconstruction
-from recon4d_ros.geometry import camera, pointmap, se3
+from recon4d_ros.datatypes import Intrinsics, MapCorrection, PointCloud, Reconstruction
+from recon4d_ros.geometry import camera, pointmap, se3, sim3
 from recon4d_ros.mapping.clouds import frame_points
 from recon4d_ros.mapping.voxel_index import VoxelIndex, in_reach, pack, unpack
 from recon4d_ros.mapping.voxel_pool import VoxelPool
@@ -39,6 +39,7 @@ class StaticMap:
         self._indices: dict[int, VoxelIndex] = {}
         self._submap = -1
         self._num_frames = 0
+        self._last_index = 0
 
     @property
     def submap(self) -> int:
@@ -76,10 +77,28 @@ class StaticMap:
         if T_map_cam is None or not bool(chosen.any()):
             return
         self._num_frames += 1
+        self._last_index = reconstruction.frame.index
         self._open(reconstruction, chosen)
         surface = _nearest_around(reconstruction.depth, chosen)
         self._carve(surface, reconstruction.intrinsics, T_map_cam)
         self._add(frame_points(reconstruction, self._thinned(chosen)))
+
+    def correct(self, correction: MapCorrection) -> None:
+        """Move the voxels of a submap, each as the frame that saw it last has moved."""
+        index = self._indices.get(correction.submap)
+        if index is None or len(index) == 0:
+            return
+        frames, row = torch.unique(self._pool.last_frame[index.slots], return_inverse=True)
+        S = sim3.interpolate(correction.indices, correction.S_new_old, frames)[row]
+        scaled = se3.transform(S, self._positions(index)) / index.edge
+        cells = scaled.floor().long()
+        near = in_reach(cells)
+        keys, group = torch.unique(pack(cells[near]), return_inverse=True)
+        offset = (scaled - cells)[near].float()
+        self._pool.release(index.slots[~near])
+        submap = correction.submap
+        slots = self._pool.merge(index.slots[near], group, len(keys), offset, submap)
+        self._indices[submap] = VoxelIndex(index.edge, keys, slots)
 
     def cloud(self, min_observations: int = 1, submap: int | None = None) -> PointCloud:
         """Voxels of one submap, the current one by default, that enough frames saw.
@@ -132,7 +151,7 @@ class StaticMap:
             points.confidence[kept],
             (scaled - cells)[kept].float(),
             points.rgb[kept].float(),
-            self._num_frames,
+            self._last_index,
         )
 
     def _slots_of(self, keys: Tensor) -> Tensor:
@@ -145,7 +164,7 @@ class StaticMap:
         if not bool(is_new.any()):
             return slots
         # What this frame sees is worth more than what others saw as often.
-        self._pool.last_frame[slots[~is_new]] = self._num_frames
+        self._pool.last_frame[slots[~is_new]] = self._last_index
         new = torch.unique(keys[is_new])
         if len(new) > self._pool.capacity:
             spread = torch.linspace(0, len(new) - 1, self._pool.capacity, dtype=torch.float64)

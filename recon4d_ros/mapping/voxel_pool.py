@@ -22,7 +22,7 @@ class VoxelPool:
         offset_sum: (S, 3) float32, weighted sum of positions within the voxel, in edges.
         rgb_sum: (S, 3) float32, weighted sum of colours.
         observations: (S,) int32, distinct frames that saw the voxel, less those that saw through.
-        last_frame: (S,) int64, number of the last frame that saw it.
+        last_frame: (S,) int64, number of the last frame that saw it, as in `Frame.index`.
         submap: (S,) int32, number of its submap; -1 marks a free slot.
     """
 
@@ -90,6 +90,34 @@ class VoxelPool:
         # All points of one voxel write the same number, so repeated slots do no harm.
         self.observations[slots] = self.observations[slots] + 1
         self.last_frame[slots] = frame
+
+    def merge(
+        self, slots: Tensor, group: Tensor, count: int, offset: Tensor, submap: int
+    ) -> Tensor:
+        """Put the contents of distinct used slots of one submap together; the new slots (count,).
+
+        Two that become one were seen by the frames of both, some of which may be the same, so the
+        larger number of observations holds.
+
+        Args:
+            slots: (P,) given up.
+            group: (P,) int64 number of the new slot of each, below `count`.
+            count: how many new ones.
+            offset: (P, 3) mean position within the new voxel, in edges.
+            submap: theirs.
+        """
+        weight, rgb = self.weight[slots], self.rgb_sum[slots]
+        observations, last_frame = self.observations[slots], self.last_frame[slots]
+        self.release(slots)
+        new = self.allocate(count, submap)
+        target = new[group]
+        self.weight.index_add_(0, target, weight)
+        self.rgb_sum.index_add_(0, target, rgb)
+        self.offset_sum.index_add_(0, target, offset * weight.unsqueeze(-1))
+        self.observations.scatter_reduce_(0, target, observations, "amax")
+        self.last_frame[new] = 0
+        self.last_frame.scatter_reduce_(0, target, last_frame, "amax")
+        return new
 
     def least_valuable(self, count: int, submap: int) -> Tensor:
         """Used slots (count,) to give up: other submaps first, then few observations, then old."""

@@ -96,7 +96,8 @@ class Reconstructor:
         if not frames or self._num_final > frames[-1].index:
             return ()
         window = Window(frames, 0)
-        final, _ = self._complete(window, frames[-1].index + 1, Stopwatch())
+        # Nobody would hear of a correction any more.
+        final, _ = self._complete(window, frames[-1].index + 1, Stopwatch(), close_loops=False)
         return final
 
     def static_map(self) -> PointCloud:
@@ -165,7 +166,12 @@ class Reconstructor:
         return newest - (window.final_lag - window.stride)
 
     def _complete(
-        self, window: Window, settled_before: int, watch: Stopwatch
+        self,
+        window: Window,
+        settled_before: int,
+        watch: Stopwatch,
+        *,
+        close_loops: bool = True,
     ) -> tuple[tuple[Reconstruction, ...], tuple[MapEvent, ...]]:
         """Predict, segment, align and refine a window; hand out its settled frames."""
         settled = [i for i in window.indices if self._num_final <= i < settled_before]
@@ -175,7 +181,7 @@ class Reconstructor:
             dynamic = self._window_mask(prediction, settled)
         with watch.stage("align"):
             aligned = self._aligner.align(window, prediction, dynamic)
-            events = self._aligner.commit(aligned, window)
+            events = self._aligner.commit(aligned, window, close_loops=close_loops)
         with watch.stage("refine"):
             final = tuple(
                 _final(window, aligned, index, self._is_dense[index]) for index in settled
@@ -183,6 +189,9 @@ class Reconstructor:
         with watch.stage("map"):
             for reconstruction in final:
                 self._into_map(reconstruction)
+            for event in events:
+                if event.correction is not None:
+                    self._map.correct(event.correction)
         self._num_final = max(self._num_final, settled_before)
         return final, events
 

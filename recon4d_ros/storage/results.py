@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +17,10 @@ import yaml
 from torch import Tensor
 
 from recon4d_ros.config import Config
-from recon4d_ros.datatypes import PointCloud, Reconstruction, Trajectory
+from recon4d_ros.datatypes import MapCorrection, PointCloud, Reconstruction, Trajectory
 from recon4d_ros.errors import OutputError
-from recon4d_ros.storage.images import write_depth, write_mask
+from recon4d_ros.geometry import sim3
+from recon4d_ros.storage.images import read_depth, write_depth, write_mask
 from recon4d_ros.storage.index import IndexEntry, write_index, write_text
 from recon4d_ros.storage.ply import write_ply
 from recon4d_ros.storage.rectification import CameraModel, Rectifier
@@ -43,6 +45,16 @@ _STEPS_PER_MEDIAN = 2000.0
 _MIN_VALID_FOR_SCALE = 0.01
 
 
+@dataclass(frozen=True, eq=False)
+class _Posed:
+    """A posed frame; `length` is today's map units per unit of its depth as it was written."""
+
+    stamp_ns: int
+    submap: int
+    T_map_cam: Tensor
+    length: float = 1.0
+
+
 class ResultFolder:
     """Writes a run as it happens; `close` adds what is known only at the end.
 
@@ -63,8 +75,8 @@ class ResultFolder:
             OutputError: the folder is not empty (without `overwrite`) or cannot be written.
         """
         self.path = path
-        self._final: list[tuple[int, Tensor]] = []
-        self._provisional: list[tuple[int, Tensor]] = []
+        self._final: list[_Posed] = []
+        self._provisional: list[_Posed] = []
         self._depth: list[IndexEntry] = []
         self._masks: list[IndexEntry] = []
         self._depth_scale: float | None = None
@@ -87,7 +99,8 @@ class ResultFolder:
     def add_provisional(self, result: Reconstruction) -> None:
         """Note the pose a frame had on its arrival."""
         if result.T_map_cam is not None:
-            self._provisional.append((result.frame.stamp_ns, result.T_map_cam))
+            posed = _Posed(result.frame.stamp_ns, result.submap, result.T_map_cam)
+            self._provisional.append(posed)
 
     def add_final(self, result: Reconstruction, rectifier: Rectifier) -> None:
         """Note the final pose of a frame and write its depth and mask.
@@ -97,13 +110,33 @@ class ResultFolder:
         """
         stamp_ns = result.frame.stamp_ns
         if result.T_map_cam is not None:
-            self._final.append((stamp_ns, result.T_map_cam))
+            self._final.append(_Posed(stamp_ns, result.submap, result.T_map_cam))
         self._masks.append(self._entry("masks", stamp_ns))
         write_mask(self._masks[-1].path, rectifier.mask_to_input(result.dynamic_mask))
         scale = self._scale_for(result.depth)
         if scale is not None:
             self._depth.append(self._entry("depth", stamp_ns))
             write_depth(self._depth[-1].path, rectifier.depth_to_input(result.depth), scale)
+
+    def final_poses(self, submap: int) -> Tensor:
+        """T_map_cam (N, 4, 4) of the final frames of a submap, oldest first."""
+        return _trajectory([posed for posed in self._final if posed.submap == submap]).T_world_cam
+
+    def correct(self, correction: MapCorrection) -> None:
+        """Move the final poses, and the lengths of their depth, with the map.
+
+        Provisional ones stay as they were published.
+        """
+        rows = [row for row, p in enumerate(self._final) if p.submap == correction.submap]
+        if not rows:
+            return
+        before = [self._final[row] for row in rows]
+        at = torch.tensor([posed.stamp_ns for posed in before])
+        S = sim3.interpolate(correction.stamps_ns, correction.S_new_old, at)
+        moved = sim3.transform_pose(S, torch.stack([posed.T_map_cam for posed in before]))
+        scales = sim3.split(S)[0].tolist()
+        for row, posed, T, scale in zip(rows, before, moved, scales, strict=True):
+            self._final[row] = replace(posed, T_map_cam=T, length=posed.length * scale)
 
     def close(
         self,
@@ -123,6 +156,7 @@ class ResultFolder:
         Raises:
             OutputError: a file cannot be written.
         """
+        self._rescale_depth()
         write_trajectory(self.path / "trajectory.tum", _trajectory(self._final))
         write_trajectory(self.path / "trajectory_provisional.tum", _trajectory(self._provisional))
         write_ply(self.path / "map.ply", cloud)
@@ -136,6 +170,15 @@ class ResultFolder:
         }
         write_text(self.path / "intrinsics.json", json.dumps(description, indent=1) + "\n")
         write_text(self.path / "report.json", json.dumps(report, indent=1) + "\n")
+
+    def _rescale_depth(self) -> None:
+        """Write depth images anew whose unit was changed by corrections of the map."""
+        length = {posed.stamp_ns: posed.length for posed in self._final}
+        for entry in self._depth:
+            factor = length.get(entry.stamp_ns, 1.0)
+            if factor != 1.0 and self._depth_scale is not None:
+                depth = read_depth(entry.path, self._depth_scale)
+                write_depth(entry.path, depth * factor, self._depth_scale)
 
     def _entry(self, folder: str, stamp_ns: int) -> IndexEntry:
         return IndexEntry(stamp_ns, self.path / folder / f"{stamp_ns}.png")
@@ -178,9 +221,9 @@ def _remove_results(path: Path) -> None:
             file.unlink(missing_ok=True)
 
 
-def _trajectory(posed: list[tuple[int, Tensor]]) -> Trajectory:
-    stamps = torch.tensor([stamp for stamp, _ in posed], dtype=torch.int64)
-    poses = torch.stack([pose for _, pose in posed]) if posed else torch.empty(0, 4, 4)
+def _trajectory(posed: list[_Posed]) -> Trajectory:
+    stamps = torch.tensor([each.stamp_ns for each in posed], dtype=torch.int64)
+    poses = torch.stack([each.T_map_cam for each in posed]) if posed else torch.empty(0, 4, 4)
     return Trajectory(stamps, poses.to(torch.float64))
 
 
