@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from array import array
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 from torch import Tensor
 
-from recon4d_ros.datatypes import Intrinsics, PointCloud, Reconstruction
-from recon4d_ros.geometry import image_grid, pointmap, se3
+from recon4d_ros.datatypes import Intrinsics, MapCorrection, PointCloud, Reconstruction
+from recon4d_ros.geometry import image_grid, pointmap, se3, sim3
 from recon4d_ros.storage.messages import encode_image
 
 # Bytes 0-11 x y z, 12-15 colour as RViz expects it, then our own fields. 4-byte aligned.
@@ -40,7 +40,20 @@ _MAP_POINT = np.dtype(
         "formats": ["<f4", "<f4", "<f4", "<u4", "<f4", "<u4"],
     }
 )
-_FIELD_TYPES = {"<f4": PointField.FLOAT32, "<u4": PointField.UINT32, "|u1": PointField.UINT8}
+# A similarity of the map; the stamp is that of the time it belongs to.
+_ANCHOR = np.dtype(
+    {
+        "names": ["x", "y", "z", "qx", "qy", "qz", "qw", "scale", "sec", "nanosec"],
+        "formats": ["<f8"] * 8 + ["<i4", "<u4"],
+    }
+)
+_FIELD_TYPES = {
+    "<f8": PointField.FLOAT64,
+    "<f4": PointField.FLOAT32,
+    "<i4": PointField.INT32,
+    "<u4": PointField.UINT32,
+    "|u1": PointField.UINT8,
+}
 
 Records = npt.NDArray[np.void]
 
@@ -111,6 +124,23 @@ def map_cloud(cloud: PointCloud, header: Header) -> PointCloud2:
     return _cloud_message(records[None], header, is_dense=True)
 
 
+def correction_table(correction: MapCorrection, header: Header) -> PointCloud2:
+    """A correction of the map, one row per anchor: x y z qx qy qz qw scale sec nanosec.
+
+    What lay at p in the map lies at scale R(q) p + (x, y, z) now, between the rows' times by the
+    rows on either side, from the last row's time on by the last row.
+    """
+    scale, T = sim3.split(correction.S_new_old)
+    quat_xyzw = se3.matrix_to_quat_xyzw(T[:, :3, :3])
+    values = torch.cat([T[:, :3, 3], quat_xyzw, scale[:, None]], dim=1).numpy()
+    records = np.zeros(len(values), _ANCHOR)
+    for column, name in enumerate(_ANCHOR.names or ()):
+        if column < values.shape[1]:
+            records[name] = values[:, column]
+    records["sec"], records["nanosec"] = np.divmod(correction.stamps_ns.numpy(), 1_000_000_000)
+    return _cloud_message(records[None], header, is_dense=True)
+
+
 def _frame_records(result: Reconstruction) -> Records:
     """(H, W) records of `_POINT`."""
     records = np.zeros(result.depth.shape, _POINT)
@@ -175,11 +205,21 @@ def transform_message(T_target_source: Tensor, header: Header, child: str) -> Tr
 
 def pose_message(T_target_source: Tensor, header: Header) -> PoseStamped:
     """A pose (4, 4) in the frame of the header."""
-    x, y, z, quat_xyzw = _position_and_quaternion(T_target_source)
-    pose = Pose()
-    pose.position.x, pose.position.y, pose.position.z = x, y, z
-    _set_quaternion(pose.orientation, quat_xyzw)
-    return PoseStamped(header=header, pose=pose)
+    return pose_messages(T_target_source[None], [header])[0]
+
+
+def pose_messages(T_target_source: Tensor, headers: Iterable[Header]) -> list[PoseStamped]:
+    """Poses (N, 4, 4), each in the frame of its header."""
+    quats_xyzw = se3.matrix_to_quat_xyzw(T_target_source[:, :3, :3]).tolist()
+    messages = []
+    for xyz, quat_xyzw, header in zip(
+        T_target_source[:, :3, 3].tolist(), quats_xyzw, headers, strict=True
+    ):
+        pose = Pose()
+        pose.position.x, pose.position.y, pose.position.z = xyz
+        _set_quaternion(pose.orientation, quat_xyzw)
+        messages.append(PoseStamped(header=header, pose=pose))
+    return messages
 
 
 def odometry_message(pose: PoseStamped, child: str) -> Odometry:
@@ -205,6 +245,18 @@ def matrix_of_transform(transform: Transform) -> Tensor:
     quat_xyzw = torch.tensor([q.x, q.y, q.z, q.w], dtype=torch.float64)
     translation = torch.tensor([t.x, t.y, t.z], dtype=torch.float64)
     return se3.make(se3.quat_xyzw_to_matrix(quat_xyzw), translation)
+
+
+def matrices_of_poses(poses: Iterable[PoseStamped]) -> Tensor:
+    """T_target_source (N, 4, 4) float64 of poses."""
+    values = torch.tensor(
+        [
+            [p.x, p.y, p.z, q.x, q.y, q.z, q.w]
+            for p, q in ((each.pose.position, each.pose.orientation) for each in poses)
+        ],
+        dtype=torch.float64,
+    )
+    return se3.make(se3.quat_xyzw_to_matrix(values[:, 3:]), values[:, :3])
 
 
 def _position_and_quaternion(T: Tensor) -> tuple[float, float, float, list[float]]:

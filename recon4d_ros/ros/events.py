@@ -8,6 +8,14 @@ camera_info_uncalibrated, stream_gap, stream_resumed, frames_missing, frames_fou
 The map frame keeps its name when a new submap starts, but its coordinates share nothing with those
 before. `new_submap` goes out before the first pose of the new submap does, and the path starts
 anew.
+
+`map_correction` moves the map under the pose: a place was seen again and the drift since is taken
+back. Poses up to its stamp lie in the map as it was, later ones in the map as it is.
+`~/map_correction` says how to move what was noted in map coordinates: a PointCloud2 with one row
+per anchor (x y z qx qy qz qw scale float64; sec nanosec, the time it belongs to), p to
+scale R(q) p + (x, y, z); in between by the rows on either side, from the last row on by the last
+one. No standard message carries a scale. The corrected path follows at once, the static map with
+its next publication.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from recon4d_ros.datatypes import (
     Frame,
     Intrinsics,
     IntrinsicsSource,
+    MapCorrection,
     MapEvent,
     PointCloud,
     Reconstruction,
@@ -249,8 +250,17 @@ class Perception:
             for final in step.final:
                 if final.submap == self._status.submap:
                     self._outputs.revise_path(final, admitted.header.frame_id)
+        for event in step.events:
+            if event.correction is not None:
+                self._correct(event.correction, admitted)
         self._map_is_new = self._map_is_new or bool(step.final or step.events)
         self._statistics.stages(step.stage_seconds)
+
+    def _correct(self, correction: MapCorrection, admitted: Admitted) -> None:
+        """Say how the map has moved, after everything that lies where it was."""
+        self._outputs.publish_correction(correction, admitted.header)
+        if correction.submap == self._status.submap and not self._status.frames_problem:
+            self._outputs.correct_path(correction, admitted.header)
 
 
 def _new_file(folder_text: str, stem: str) -> Path:

@@ -20,7 +20,8 @@ from tf2_msgs.msg import TFMessage
 from torch import Tensor
 
 from recon4d_ros.config import OutputConfig
-from recon4d_ros.datatypes import PointCloud, Reconstruction
+from recon4d_ros.datatypes import MapCorrection, PointCloud, Reconstruction
+from recon4d_ros.geometry import se3, sim3
 from recon4d_ros.ros import conversions, qos
 from recon4d_ros.ros.intake import Admitted
 from recon4d_ros.ros.stamps import header_message
@@ -46,6 +47,22 @@ class PathHistory:
         if index in self._poses:
             self._poses[index] = pose
 
+    def correct(self, correction: MapCorrection, T_cam_child: Tensor) -> None:
+        """Move the poses with the map; `T_cam_child` is how the published frame is mounted.
+
+        Distances within the robot are no lengths of the map, so that its camera is moved.
+        """
+        if not self._poses:
+            return
+        at = torch.tensor(list(self._poses))
+        S = sim3.interpolate(correction.indices, correction.S_new_old, at)
+        T_map_child = conversions.matrices_of_poses(self._poses.values())
+        T_map_cam = T_map_child @ se3.inverse(T_cam_child)
+        moved = sim3.transform_pose(S, T_map_cam) @ T_cam_child
+        headers = [pose.header for pose in self._poses.values()]
+        messages = conversions.pose_messages(moved, headers)
+        self._poses = OrderedDict(zip(self._poses, messages, strict=True))
+
     def clear(self) -> None:
         """Forget every pose."""
         self._poses.clear()
@@ -69,6 +86,7 @@ class Outputs:
         self._pose = self._make(PoseStamped, "~/pose")
         self._odometry = self._make(Odometry, "~/odometry")
         self._path = self._make(Path, "~/path")
+        self._map_correction = self._make(PointCloud2, "~/map_correction")
         self._points = self._make(PointCloud2, "~/points")
         self._dynamic_points = self._make(PointCloud2, "~/dynamic_points")
         self._dynamic_mask = self._make(Image, "~/dynamic_mask")
@@ -106,9 +124,32 @@ class Outputs:
         self._pose.publish(pose)
         self._odometry.publish(conversions.odometry_message(pose, child))
         self._path_history.append(result.frame.index, pose)
+        self._publish_path(header)
+
+    def _publish_path(self, header: Header) -> None:
         if _is_heard(self._path):
             path = conversions.path_message(self._path_history.poses(), header)
             self._path.publish(path)
+
+    def publish_correction(self, correction: MapCorrection, header: Header) -> None:
+        """How the map has moved, as of the frame with this stamp."""
+        in_map = Header(stamp=header.stamp, frame_id=self._frames.map)
+        self._map_correction.publish(conversions.correction_table(correction, in_map))
+
+    def correct_path(self, correction: MapCorrection, header: Header) -> None:
+        """Move the path with the map and publish it anew.
+
+        Args:
+            correction: of the submap that the path lies in.
+            header: of the image that brought it.
+
+        Raises:
+            FrameError: as `publish_pose`.
+        """
+        eye = torch.eye(4, dtype=torch.float64)
+        _, T_cam_child = self._frames.published(eye, header.frame_id)
+        self._path_history.correct(correction, T_cam_child)
+        self._publish_path(Header(stamp=header.stamp, frame_id=self._frames.map))
 
     def revise_path(self, final: Reconstruction, frame_id: str) -> None:
         """Put the final pose of an earlier frame into the path.
