@@ -49,6 +49,8 @@ def _pyramid_mean(value: Tensor, weight: Tensor) -> Tensor:
 
 def complete(reconstruction: Reconstruction) -> Reconstruction:
     """Moving pixels get a low-confidence depth from their surroundings, flagged as filled."""
+    if not reconstruction.is_dense:
+        return reconstruction
     depth, filled = borrow_depth(reconstruction.depth, reconstruction.dynamic_mask)
     confidence = torch.where(filled, BORROWED_CONFIDENCE, reconstruction.confidence)
     confidence = torch.where(depth.isfinite(), confidence, 0.0)

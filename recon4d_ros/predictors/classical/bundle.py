@@ -133,24 +133,24 @@ def _sights(problem: Problem) -> _Sights:
     seen = np.isfinite(problem.uv[..., 0])
     seen[np.arange(len(seen)), problem.host] = False  # zero by definition
     point, frame = np.nonzero(seen)
-    host = problem.host[point]
-    is_posed = problem.free[host] | problem.free[frame]
-    pair = (~is_posed * len(problem.free) + host) * len(problem.free) + frame
+    is_fixed = ~(problem.free[problem.host[point]] | problem.free[frame])
+    num_frames = len(problem.free)
+    pair = (is_fixed * num_frames + problem.host[point]) * num_frames + frame
     order = np.argsort(pair, kind="stable")
     _, start, size = np.unique(pair[order], return_index=True, return_counts=True)
-    point, frame, host, is_posed = (part[order] for part in (point, frame, host, is_posed))
+    point, frame, is_fixed = point[order], frame[order], is_fixed[order]
     return _Sights(
         point=point,
         uv=problem.uv[point, frame].T.copy(),
         sweep=problem.readout.sweep[point, frame].T.copy(),
         ray=problem.ray[point].T.copy(),
         host_sweep=problem.readout.host_sweep[point].T.copy(),
-        host=host[start],
+        host=problem.host[point[start]],
         frame=frame[start],
         start=start,
         size=size,
-        num_posed=int(is_posed.sum()),
-        num_posed_pairs=int(is_posed[start].sum()),
+        num_posed=int((~is_fixed).sum()),
+        num_posed_pairs=int((~is_fixed[start]).sum()),
     )
 
 
@@ -216,7 +216,7 @@ def _normal_equations(problem: Problem, sights: _Sights, at: _Transfer, state: _
     J_rho, J_readout = _by_rho(problem, at), _by_readout(problem, sights, at)
 
     def by_point(values: Array) -> Array:
-        return np.bincount(sights.point, values, minlength=num_points)
+        return np.asarray(np.bincount(sights.point, values, num_points), np.float64)
 
     wJ_rho, wJ_readout = at.weight * J_rho, at.weight * J_readout
     off_s = state.readout_s - expected.seconds

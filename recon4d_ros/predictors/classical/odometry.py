@@ -49,6 +49,7 @@ from recon4d_ros.predictors.classical.tracks import (
 
 _MIN_SUPPORT = 12  # points under which a pose is not one
 _PLAIN_SHARE = 0.8  # of the points agree: no need to look for another pose
+_USUAL_SHARE = 0.9  # of those that agreed in the frame before: likewise
 _NEIGHBOURS = 5  # known points that lend a new one its depth
 _LONGEST_GUESS_PX = 60.0
 _LEAST_BEND_PX = 0.1  # what a better known velocity must move at the image's upper and lower edge
@@ -103,6 +104,7 @@ class Odometry:
         self._velocity = np.eye(4)
         self._depth_error = np.inf
         self._grey: Grey = np.zeros((0, 0), np.uint8)
+        self._share = 1.0
         self._rotation_px = 0.0
         self._next_try_px = config.bootstrap_px
 
@@ -215,13 +217,14 @@ class Odometry:
         if not is_near:
             fit = self._better(seen, rows, fit)
         support = int(fit.inlier.sum())
+        self._share = support / len(rows)
         if support < max(_MIN_SUPPORT, self._config.min_inlier_share * len(rows)):
             return Tracked(None, TrackingState.LOST, fit.residual_px, support)
         return Tracked(fit.T_cam_world, TrackingState.TRACKING, fit.residual_px, support)
 
     def _better(self, seen: Sightings, rows: Index, fit: PoseFit) -> PoseFit:
         """A sampled pose instead, if too few points agree and clearly more agree with that one."""
-        if fit.inlier.mean() > _PLAIN_SHARE:
+        if fit.inlier.mean() > min(_PLAIN_SHARE, _USUAL_SHARE * self._share):
             return fit
         sure = self._points.are_sure(rows)
         subset = Sightings(
