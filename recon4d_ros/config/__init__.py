@@ -20,6 +20,7 @@ from recon4d_ros.config.alignment_section import AlignmentConfig
 from recon4d_ros.config.core_sections import (
     ComputeConfig,
     DepthConfig,
+    FixedLagConfig,
     FlowConfig,
     ImageConfig,
     MapConfig,
@@ -38,6 +39,7 @@ __all__ = [
     "ComputeConfig",
     "Config",
     "DepthConfig",
+    "FixedLagConfig",
     "FlowConfig",
     "FramesConfig",
     "ImageConfig",
@@ -72,6 +74,7 @@ class Config:
     depth: DepthConfig = field(default_factory=DepthConfig)
     motion: MotionConfig = field(default_factory=MotionConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    fixed_lag: FixedLagConfig = field(default_factory=FixedLagConfig)
     map: MapConfig = field(default_factory=MapConfig)
     input: InputConfig = field(default_factory=InputConfig)
     frames: FramesConfig = field(default_factory=FramesConfig)

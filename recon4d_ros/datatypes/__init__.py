@@ -14,6 +14,10 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from recon4d_ros.datatypes.correspondence import FlowField as FlowField
+from recon4d_ros.datatypes.correspondence import Matching as Matching
+from recon4d_ros.datatypes.correspondence import PairPointmaps as PairPointmaps
+from recon4d_ros.datatypes.correspondence import Tracks as Tracks
 from recon4d_ros.datatypes.events import EventKind as EventKind
 from recon4d_ros.datatypes.events import MapCorrection as MapCorrection
 from recon4d_ros.datatypes.events import MapEvent as MapEvent
@@ -87,62 +91,6 @@ class Window:
     def indices(self) -> tuple[int, ...]:
         """Frame numbers, oldest first."""
         return tuple(frame.index for frame in self.frames)
-
-
-@dataclass(frozen=True, eq=False)
-class FlowField:
-    """Dense correspondence from one frame to another on the dense grid.
-
-    Attributes:
-        source: index of the frame whose pixels it starts from.
-        target: index of the frame it points into.
-        flow: (H, W, 2) float32, px of the dense grid, x then y.
-        valid: (H, W) bool, can be trusted and stays inside the image.
-        structure: (H, W, 3) float32, structure tensor (xx, xy, yy) around each pixel, grey levels
-            squared per px squared: r' S r is the mean squared grey difference that a flow wrong
-            by r makes. None when the images were not seen.
-    """
-
-    source: int
-    target: int
-    flow: Tensor
-    valid: Tensor
-    structure: Tensor | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class Matching:
-    """A network's points of `source`'s pixels in the camera of `target`, in one unit.
-
-    Attributes:
-        source, target: frame numbers.
-        points: (H, W, 3) float32 at the time of `source`, NaN where unknown.
-        matching: (H, W, 3) float32, where these surface points were at the time of `target`.
-        confidence: (H, W) float32, the network's own scale.
-    """
-
-    source: int
-    target: int
-    points: Tensor
-    matching: Tensor
-    confidence: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Tracks:
-    """N point tracks over the T frames of a window.
-
-    Attributes:
-        ids: (N,) int64, the same physical track keeps its id from window to window.
-        uv: (T, N, 2) float32, px of the frames' own size; NaN where not tracked.
-        visibility: (T, N) float32 in [0, 1].
-        mobility: (T, N) float32 in [0, 1], probability that the point moves in the world.
-    """
-
-    ids: Tensor
-    uv: Tensor
-    visibility: Tensor
-    mobility: Tensor
 
 
 class TrackingState(Enum):

@@ -1,0 +1,266 @@
+"""Fixed-lag alignment of a stream of pairs, against the truth of rendered scenes."""
+
+from dataclasses import replace
+from functools import lru_cache
+
+import numpy as np
+import pytest
+import torch
+from scipy.optimize import least_squares
+from scipy.spatial.transform import Rotation
+
+from recon4d_ros.alignment import pair_similarity, similarity
+from recon4d_ros.alignment.fixed_lag import FixedLag
+from recon4d_ros.alignment.pair_similarity import PairSamples
+from recon4d_ros.config import FixedLagConfig
+from recon4d_ros.errors import AlignmentError
+from recon4d_ros.geometry import sim3
+from recon4d_ros.synthetic import scenes
+from recon4d_ros.synthetic.pairs import NoisyPairs
+
+WIDTH, FRAMES = 96, 60
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Thousands of small tensors: threads would only wait for one another."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@lru_cache(maxsize=4)
+def network(name: str, noise: bool = True) -> NoisyPairs:
+    scene = scenes.named(name, FRAMES, WIDTH)
+    return NoisyPairs(scene) if noise else NoisyPairs(scene, along=0.0, across_px=0.0)
+
+
+def stream(net, num_frames, change=None):
+    """Poses when handed out and final ones, and the aligner."""
+    lag, arrival, final = FixedLag(FixedLagConfig(), net.scene.intrinsics), {}, {}
+    for index in range(1, num_frames):
+        partners = lag.partners(index) if index > 1 else (0,)
+        pairs = [p for k in partners for p in (net.pair(index, k), net.pair(k, index))]
+        pairs = pairs if change is None else change(index, pairs)
+        moving = {k: net.moving(k) for k in (*partners, index)}
+        arrival[index] = lag.push(index, pairs, moving).T_map_cam
+        final.update({number: frame.T_map_cam for number, frame in lag.frames.items()})
+    return arrival, final, lag
+
+
+def ate(net, poses) -> float:
+    """RMSE of positions after a similarity, m."""
+    found = torch.stack([poses[index][:3, 3] for index in poses])
+    truth = torch.stack([net.T_world_cam(index)[:3, 3] for index in poses])
+    S = sim3.fit(found, truth)
+    return float((found @ S[:3, :3].mT + S[:3, 3] - truth).square().sum(-1).mean().sqrt())
+
+
+def test_exact_pairs_of_any_unit_give_exact_poses_and_depth():
+    net = network("static_room", noise=False)
+    arrival, final, lag = stream(net, 20)
+    assert ate(net, arrival) < 2e-5 and ate(net, final) < 2e-5
+    newest = lag.frames[19]
+    scale = float(sim3.split(sim3.fit(*_centres(net, final)))[0])
+    truth = net.depth(19).float()
+    assert torch.allclose(newest.depth_map() * scale, truth, rtol=1e-3)
+
+
+def _centres(net, poses):
+    found = torch.stack([poses[index][:3, 3] for index in poses])
+    return found, torch.stack([net.T_world_cam(index)[:3, 3] for index in poses])
+
+
+def test_noisy_pairs_with_movers_follow_the_camera():
+    net = network("demo")
+    arrival, final, _ = stream(net, 30)
+    assert ate(net, arrival) < 0.002  # of 0.6 m path, at 0.7 % noise per pixel
+    assert ate(net, final) < 0.0015
+
+
+def test_movers_that_no_mask_names_are_outvoted():
+    net = network("demo")
+    lag = FixedLag(FixedLagConfig(), net.scene.intrinsics)
+    poses = {}
+    for index in range(1, 25):
+        partners = lag.partners(index) if index > 1 else (0,)
+        pairs = [p for k in partners for p in (net.pair(index, k), net.pair(k, index))]
+        poses[index] = lag.push(index, pairs).T_map_cam
+    assert ate(net, poses) < 0.004
+
+
+def test_a_standing_camera_stands():
+    net = network("standing_camera")
+    _, final, _ = stream(net, 16)
+    apart = torch.stack([T[:3, 3] for T in final.values()])
+    assert float(torch.linalg.vector_norm(apart - apart[0], dim=1).max()) < 2e-3
+
+
+def test_a_turning_camera_turns_on_the_spot():
+    net = network("turning_camera")
+    _, final, _ = stream(net, 16)
+    for index in (5, 15):
+        R = final[0][:3, :3].T @ final[index][:3, :3]
+        truth = (net.T_world_cam(0)[:3, :3].T @ net.T_world_cam(index)[:3, :3]).numpy()
+        apart = Rotation.from_matrix(R.numpy().T @ truth).magnitude()
+        assert apart < np.deg2rad(0.1)
+        assert float(torch.linalg.vector_norm(final[index][:3, 3])) < 0.01  # median depths
+
+
+def test_what_is_final_never_changes():
+    net, config = network("demo"), FixedLagConfig()
+    lag, final = FixedLag(config, net.scene.intrinsics), {}
+    for index in range(1, 25):
+        partners = lag.partners(index) if index > 1 else (0,)
+        lag.push(index, [p for k in partners for p in (net.pair(index, k), net.pair(k, index))])
+        for number, frame in lag.frames.items():
+            if number <= index - config.lag:
+                before = final.setdefault(number, frame.S_map_cam)
+                assert torch.equal(before, frame.S_map_cam)
+
+
+def test_the_newest_frame_knows_nothing_of_later_ones():
+    net = network("demo")
+    first, _, _ = stream(net, 12)
+
+    other = NoisyPairs(net.scene, along=0.1, across_px=3.0, seed=9)
+
+    def noise_later(index, pairs):
+        return pairs if index < 12 else [other.pair(pair.first, pair.second) for pair in pairs]
+
+    second, _, _ = stream(net, 14, change=noise_later)
+    assert not torch.equal(second[12], first[11])
+    assert all(torch.equal(first[index], second[index]) for index in first)
+
+
+def test_memory_is_bounded_whatever_the_length():
+    config = FixedLagConfig(size=8, num_keyframes=2, keyframe_interval=5)
+    net = NoisyPairs(scenes.named("static_room", 30, 32), frame_of=_there_and_back)
+    sizes = []
+    lag = FixedLag(config, net.scene.intrinsics)
+    for index in range(1, 90):
+        partners = lag.partners(index) if index > 1 else (0,)
+        lag.push(index, [p for k in partners for p in (net.pair(index, k), net.pair(k, index))])
+        sizes.append((len(lag.frames), len(lag._links)))
+    assert max(sizes[50:]) <= max(sizes[20:50])
+    assert len(lag.frames) <= 8 + 2
+
+
+def _there_and_back(index: int) -> int:
+    phase = index % 58
+    return phase if phase < 30 else 58 - phase
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        (lambda i, pairs: [] if i == 3 else pairs, "has no pair"),
+        (lambda i, pairs: [_other(pairs[0], 40)] if i == 3 else pairs, "came with frame 3"),
+        (lambda i, pairs: [_unsure(p) for p in pairs] if i == 3 else pairs, "confidence above 1"),
+        (lambda i, pairs: [_nowhere(p) for p in pairs] if i == 3 else pairs, "static pixels"),
+    ],
+)
+def test_unusable_pairs_are_refused_and_change_nothing(change, message):
+    with pytest.raises(AlignmentError, match=message):
+        stream(network("demo"), 5, change=change)
+
+
+def _other(pair, first):
+    return replace(pair, first=first)
+
+
+def _unsure(pair):
+    one = torch.full_like(pair.confidence_1, torch.nan)
+    return replace(pair, confidence_1=one, confidence_2=one)
+
+
+def _nowhere(pair):
+    return replace(pair, points_2=torch.full_like(pair.points_2, torch.nan))
+
+
+# ------------------------------------------------------------------ one pair
+def samples(count=200, seed=0, noise=0.01):
+    """Points of one pair, the similarity between them and all but the scale of their noise."""
+    random = np.random.default_rng(seed)
+    source = random.uniform([-1, -1, 2], [1, 1, 5], (count, 3))
+    S = np.eye(4)
+    S[:3, :3] = 1.7 * Rotation.from_rotvec([0.1, -0.2, 0.05]).as_matrix()
+    S[:3, 3] = [0.3, -0.1, 0.2]
+    target = source @ S[:3, :3].T + S[:3, 3]
+    target = target * (1 + noise * random.normal(size=(count, 1)))
+    matched = target[:, :2] / target[:, 2:] + 0.1 * noise * random.normal(size=(count, 2))
+    as_rows = (torch.from_numpy(x.T.copy())[None] for x in (source, target, matched))
+    return PairSamples(*as_rows, torch.ones(1, count, dtype=torch.float64), 100.0), S
+
+
+def test_the_similarity_of_a_pair_is_the_robust_optimum_of_scipy():
+    given, S = samples()
+    found = pair_similarity.measure(given, torch.from_numpy(S)[None])
+    at = pair_similarity._compared(given, found.S)
+
+    def residuals(d):
+        moved = pair_similarity._compared(
+            given, found.S @ sim3.from_coordinates(torch.from_numpy(d))
+        )
+        # Noise as it was found, so that only the similarity moves.
+        distance = given.target.norm(dim=1)
+        along = (moved.miss * given.target).sum(1) / distance
+        more = at.weights[0] * distance**2
+        rows = [at.across.sqrt() * moved.miss[:, k] for k in range(3)]
+        square = sum(row**2 for row in rows) + more * along**2
+        square = square + sum(
+            w * x**2 for w, x in zip(at.weights[1:], moved.lengths[1:], strict=True)
+        )
+        kernel = pair_similarity._KERNEL
+        return (kernel * torch.log1p(square / kernel**2).sqrt())[0].numpy()
+
+    best = least_squares(residuals, np.zeros(7), xtol=1e-14, ftol=1e-14, gtol=1e-14)
+    assert np.abs(best.x).max() < 2e-3  # four steps; the noise itself is 1e-2
+    assert np.abs(similarity.log(found.S.numpy()[0]) - similarity.log(S)).max() < 0.01
+
+
+def test_the_normal_equations_of_a_pair_equal_finite_differences():
+    given, S = samples(count=40)
+    S = torch.from_numpy(S)[None] @ sim3.from_coordinates(0.02 * torch.ones(1, 7).double())
+    at = pair_similarity._compared(given, S)
+    weight = torch.rand(1, 40, generator=torch.Generator().manual_seed(0)).double()
+    H, g = pair_similarity._normal_equations(at, weight)
+
+    def rows(d):
+        moved = pair_similarity._compared(given, sim3.from_coordinates(d)[None] @ S)
+        parts = [at.across.sqrt() * moved.miss[:, k] for k in range(3)]
+        parts += [w.abs().sqrt() * x for w, x in zip(at.weights, moved.lengths, strict=True)]
+        return torch.stack([weight.sqrt() * part for part in parts])[:, 0]
+
+    signs = torch.tensor([1.0, 1, 1, *[float(w.sign()[0, 0]) for w in at.weights]]).double()
+    assert all(bool((w.sign() == w.sign()[0, 0]).all()) for w in at.weights)
+    step = 1e-6 * torch.eye(7).double()
+    J = torch.stack([(rows(d) - rows(-d)) / 2e-6 for d in step], dim=-1)
+    J, r = (signs[:, None, None] * J).reshape(-1, 7), rows(torch.zeros(7).double()).reshape(-1)
+    plain = J.clone() * signs.repeat_interleave(40)[:, None]
+    assert torch.allclose(H[0], plain.T @ J, rtol=1e-5, atol=1e-5 * float(H.abs().max()))
+    assert torch.allclose(g[0, :, 0], J.T @ r, rtol=1e-4, atol=1e-5 * float(g.abs().max()))
+
+
+def test_a_far_off_guess_starts_anew_from_the_points():
+    given, S = samples(noise=0.002)
+    wrong = np.eye(4)
+    wrong[:3, :3] = Rotation.from_rotvec([0, 2.5, 0]).as_matrix()
+    found = pair_similarity.measure(given, torch.from_numpy(wrong)[None])
+    assert found.agreement > 0.9
+    assert np.abs(found.S.numpy()[0] - S).max() < 0.01
+
+
+def test_numpy_similarities_equal_the_checked_ones():
+    random = torch.Generator().manual_seed(1)
+    values = 0.5 * torch.randn(20, 7, generator=random, dtype=torch.float64)
+    S = sim3.from_coordinates(values)
+    assert np.allclose(similarity.exp(values.numpy()), S.numpy(), atol=1e-12)
+    assert np.allclose(similarity.log(S.numpy()), sim3.coordinates(S).numpy(), atol=1e-9)
+    assert np.allclose(similarity.inverse(S.numpy()), sim3.inverse(S).numpy(), atol=1e-12)
+    assert np.allclose(similarity.exact(S.numpy()), S.numpy(), atol=1e-12)
+    small = 1e-6 * torch.randn(20, 7, generator=random, dtype=torch.float64)
+    left = similarity.exp((similarity.adjoint(S.numpy()) @ small.numpy()[..., None])[..., 0])
+    assert np.allclose(S.numpy() @ similarity.exp(small.numpy()), left @ S.numpy(), atol=1e-10)
+    assert np.allclose(similarity.log(np.eye(4)), 0.0)
