@@ -12,6 +12,7 @@ from recon4d_ros.geometry import camera, se3
 VIEW = intrinsics(9, 12)
 UV = camera.pixel_grid(VIEW.size, torch.float64).reshape(-1, 2)[::7]
 CENTRE = (VIEW.cx, VIEW.cy)
+FOCAL = torch.tensor(VIEW.fx, dtype=torch.float64)
 T_1, T_2 = pose(4), pose(13)
 P = len(UV)
 
@@ -28,27 +29,26 @@ def log_depth_of(T: torch.Tensor) -> torch.Tensor:
 
 def carried() -> torch.Tensor:
     """Points of frame 2 in camera 1, exact, in a unit of 0.7."""
-    rays = edge_rows.directions(UV, torch.tensor(VIEW.fx).double(), CENTRE)
-    points = rays * log_depth_of(T_2).exp()[:, None]
-    return se3.transform(se3.relative(T_1, T_2), points) / 0.7
+    rays = edge_rows.directions(UV, FOCAL, CENTRE)
+    return edge_rows.carry(se3.relative(T_1, T_2), rays, log_depth_of(T_2)).point / 0.7
 
 
-POINTS = carried() * (1 + 0.05 * normal(P, 3))
+POINTS = carried() * (1 + 0.05 * normal(3, P))
 WHITEN = edge_rows.whitening(POINTS, 0.02, 0.005)
 
 
-def other(x: torch.Tensor) -> edge_rows.Rows:
-    """Rows at unknowns (15 + P): twists, log scale, log focal, log depths; in that order."""
+def relative(x: torch.Tensor) -> torch.Tensor:
+    return se3.inverse(T_1 @ se3.exp(x[:6])) @ T_2 @ se3.exp(x[6:12])
+
+
+def carried_by(x: torch.Tensor) -> edge_rows.Carried:
     rays = edge_rows.directions(UV, VIEW.fx * x[13].exp(), CENTRE)
-    return edge_rows.other_rows(
-        T_1 @ se3.exp(x[:6]),
-        T_2 @ se3.exp(x[6:12]),
-        rays,
-        log_depth_of(T_2) + x[14:],
-        x[12] - 0.3,
-        POINTS,
-        WHITEN,
-    )
+    return edge_rows.carry(relative(x), rays, log_depth_of(T_2) + x[14:])
+
+
+def other(x: torch.Tensor) -> edge_rows.Rows:
+    """Rows at unknowns (14 + P): twists, log scale, log focal, log depths; in that order."""
+    return edge_rows.other_rows(carried_by(x), x[12] - 0.3, POINTS, WHITEN)
 
 
 def own(x: torch.Tensor) -> edge_rows.Rows:
@@ -58,17 +58,9 @@ def own(x: torch.Tensor) -> edge_rows.Rows:
 
 def flow(x: torch.Tensor, in_px: bool) -> edge_rows.Rows:
     focal = VIEW.fx * x[13].exp()
-    matched = POINTS[:, :2] / POINTS[:, 2:]
+    matched = POINTS[:2] / POINTS[2:]
     matched = matched * VIEW.fx / focal if in_px else matched
-    return edge_rows.flow_rows(
-        T_1 @ se3.exp(x[:6]),
-        T_2 @ se3.exp(x[6:12]),
-        edge_rows.directions(UV, focal, CENTRE),
-        log_depth_of(T_2) + x[14:],
-        matched,
-        focal,
-        in_px,
-    )
+    return edge_rows.flow_rows(carried_by(x), matched, focal, in_px)
 
 
 CASES = {
@@ -85,27 +77,39 @@ def test_derivatives_equal_autodiff(case):
     zero = torch.zeros(14 + P, dtype=torch.float64)
     exact = torch.autograd.functional.jacobian(lambda x: rows_at(x).residual, zero)
     rows = rows_at(zero)
-    torch.testing.assert_close(rows.jacobian, exact[..., columns], rtol=1e-9, atol=1e-9)
-    by_depth = torch.diagonal(exact[..., 14:], dim1=0, dim2=-1).mT
+    found = rows.jacobian
+    if case != "own":
+        found = torch.einsum("kl,krp->lrp", edge_rows.lift(relative(zero)), found)
+    by_hand = exact[..., columns].movedim(-1, 0)
+    torch.testing.assert_close(found, by_hand, rtol=1e-9, atol=1e-9)
+    by_depth = torch.diagonal(exact[..., 14:], dim1=1, dim2=-1)
     torch.testing.assert_close(rows.log_depth, by_depth, rtol=1e-9, atol=1e-9)
 
 
+def test_residuals_alone_equal_those_of_the_rows():
+    zero = torch.zeros(14 + P, dtype=torch.float64)
+    scale = zero[12] - 0.3
+    alone = edge_rows.other_residual(carried_by(zero), scale, POINTS, WHITEN)
+    torch.testing.assert_close(alone, other(zero).residual)
+    rays = edge_rows.directions(UV, FOCAL, CENTRE)
+    alone = edge_rows.own_residual(rays, log_depth_of(T_1), zero[12], POINTS, WHITEN)
+    torch.testing.assert_close(alone, own(zero).residual)
+
+
 def test_whitening_measures_in_standard_deviations():
-    ray = POINTS / POINTS.norm(dim=-1, keepdim=True)
-    along = POINTS.norm(dim=-1, keepdim=True) * 0.02 * ray
-    side = torch.linalg.cross(along, normal(P, 3))
-    side = POINTS.norm(dim=-1, keepdim=True) * 0.005 * side / side.norm(dim=-1, keepdim=True)
+    distance = POINTS.norm(dim=0)
+    along = 0.02 * POINTS
+    side = torch.linalg.cross(along, normal(3, P), dim=0)
+    side = distance * 0.005 * side / side.norm(dim=0)
     for deviation in (along, side):
-        length = (WHITEN @ deviation.unsqueeze(-1)).squeeze(-1).norm(dim=-1)
+        length = WHITEN.apply(deviation).norm(dim=0)
         torch.testing.assert_close(length, torch.ones(P).double())
 
 
 def test_a_point_behind_the_camera_has_nan_rows():
-    behind = T_1 @ se3.exp(torch.tensor([0.0, 0.0, 50.0, 0.0, 0.0, 0.0]).double())
-    rays = edge_rows.directions(UV, torch.tensor(VIEW.fx).double(), CENTRE)
-    rows = edge_rows.flow_rows(
-        behind, T_2, rays, log_depth_of(T_2), UV, torch.tensor(9.0).double(), True
-    )
+    x = torch.zeros(14 + P).double()
+    x[2] = 50.0
+    rows = flow(x, True)
     assert bool(rows.residual.isnan().all())
 
 
@@ -124,10 +128,11 @@ def blocks() -> list[Block]:
     two = stacked([other(zero), other(zero + 1e-3)])
     weight = normal(2, P, seed=3).abs()
     weight[0, 0] = 0.0
-    two.residual[0, 0], two.jacobian[0, 0], two.log_depth[0, 0] = (torch.nan,) * 3
+    two.residual[0, :, 0], two.jacobian[0, ..., 0], two.log_depth[0, :, 0] = (torch.nan,) * 3
+    lift = torch.stack([edge_rows.lift(relative(zero)), edge_rows.lift(relative(zero + 1e-3))])
     own_columns = torch.tensor([[6, 7]])
     return [
-        Block(two, weight, torch.stack([first, second]), torch.tensor([1, 1])),
+        Block(two, weight, torch.stack([first, second]), torch.tensor([1, 1]), lift),
         Block(stacked([own(zero)]), torch.ones(1, P).double(), own_columns, torch.tensor([0])),
     ]
 
@@ -144,13 +149,15 @@ def whole_system(parts: list[Block]) -> tuple[torch.Tensor, torch.Tensor]:
                 w = block.weight[e, p]
                 if w == 0:
                     continue
-                J = torch.zeros(block.rows.residual.shape[-1], NUM_UNKNOWNS + 2 * P).double()
+                slopes = block.rows.jacobian[e, :, :, p].T
+                slopes = slopes if block.lift is None else slopes @ block.lift[e]
+                J = torch.zeros(len(slopes), NUM_UNKNOWNS + 2 * P).double()
                 for k, column in enumerate(block.columns[e].tolist()):
                     if column != FIXED:
-                        J[:, column] += block.rows.jacobian[e, p, :, k]
-                J[:, NUM_UNKNOWNS + int(block.frame[e]) * P + p] = block.rows.log_depth[e, p]
+                        J[:, column] += slopes[:, k]
+                J[:, NUM_UNKNOWNS + int(block.frame[e]) * P + p] = block.rows.log_depth[e, :, p]
                 J_all.append(w.sqrt() * J)
-                r_all.append(w.sqrt() * block.rows.residual[e, p])
+                r_all.append(w.sqrt() * block.rows.residual[e, :, p])
     return torch.cat(J_all), torch.cat(r_all)
 
 
@@ -175,16 +182,17 @@ def test_assembled_with_fixed_depths():
 
 
 def test_a_basis_gives_the_derivative_by_a_frames_scale_and_grid():
-    basis = torch.stack([torch.ones(P), torch.linspace(0, 1, P)], dim=-1).double()
+    basis = torch.stack([torch.ones(P), torch.linspace(0, 1, P)]).double()
     zero = torch.zeros(14 + P, dtype=torch.float64)
 
     def residual(x):
-        return other(torch.cat([zero[:14], basis @ x])).residual
+        return other(torch.cat([zero[:14], x @ basis])).residual
 
     exact = torch.autograd.functional.jacobian(residual, zero[:2])
     rows = edge_rows.with_depth_basis(other(zero), basis)
-    assert rows.jacobian.shape == (P, 3, edge_rows.NUM_SHARED + 2)
-    torch.testing.assert_close(rows.jacobian[..., edge_rows.NUM_SHARED :], exact)
+    assert rows.jacobian.shape == (edge_rows.NUM_RELATIVE + 2, 3, P)
+    appended = rows.jacobian[edge_rows.NUM_RELATIVE :]
+    torch.testing.assert_close(appended, exact.movedim(-1, 0))
 
 
 def test_a_column_out_of_range_is_an_error():

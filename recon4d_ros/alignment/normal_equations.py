@@ -25,16 +25,19 @@ class Block:
     """Rows of E pairs, and which unknowns they speak of.
 
     Attributes:
-        rows: of the pairs: residual (E, P, R).
+        rows: of the pairs: residual (E, R, P).
         weight: (E, P) >= 0; rows of weight zero may hold any value, also NaN.
-        columns: (E, K) int64, place of every shared unknown, or `FIXED`.
+        columns: (E, L) int64, place of every shared unknown, or `FIXED`.
         frame: (E,) int64, frame whose pixels these are.
+        lift: (E, K, L) linear map from those unknowns to the ones of the rows, see
+            `edge_rows.lift`; None when they are the same.
     """
 
     rows: Rows
     weight: Tensor
     columns: Tensor
     frame: Tensor
+    lift: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,7 +49,7 @@ class Equations:
         g: (D,) float64, gradient of half the weighted sum of squares.
         depth_curvature: (N, P) float64, zero where no row speaks of the pixel.
         depth_gradient: (N, P) float64.
-        coupling: per frame, columns (L,) and derivatives (P, L) float64 of the depth's gradient.
+        coupling: per frame, columns (C,) and derivatives (C, P) float64 of the depth's gradient.
     """
 
     H: Tensor
@@ -62,16 +65,7 @@ def assemble(blocks: Sequence[Block], num_unknowns: int) -> tuple[Tensor, Tensor
     Raises:
         GeometryError: a column is out of range.
     """
-    # One column more takes what is held fixed.
-    H = torch.zeros((num_unknowns + 1) ** 2, dtype=torch.float64)
-    g = torch.zeros(num_unknowns + 1, dtype=torch.float64)
-    for block in blocks:
-        columns = _columns(block, num_unknowns)
-        J, r, _ = _weighted(block)
-        place = columns.unsqueeze(-1) * (num_unknowns + 1) + columns.unsqueeze(-2)
-        H.index_add_(0, place.flatten(), (J.mT @ J).double().flatten())
-        g.index_add_(0, columns.flatten(), (J.mT @ r.unsqueeze(-1)).double().flatten())
-    return H.reshape(num_unknowns + 1, -1)[:-1, :-1], g[:-1]
+    return _assembled(blocks, [_weighted(block) for block in blocks], num_unknowns)
 
 
 def eliminate_depth(
@@ -88,29 +82,50 @@ def eliminate_depth(
     Raises:
         GeometryError: a column is out of range.
     """
-    H, g = assemble(blocks, num_unknowns)
+    weighted = [_weighted(block) for block in blocks]
+    H, g = _assembled(blocks, weighted, num_unknowns)
     H = H + damping * torch.diag(H.diagonal())
-    curvature, gradient, mixed = _depth_parts(blocks, num_frames)
-    inverse = _inverse(curvature * (1.0 + damping))
+    curvature, gradient = _depth_parts(blocks, weighted, num_frames)
+    mixed = [_mixed(block, rows) for block, rows in zip(blocks, weighted, strict=True)]
+    curvature = curvature * (1.0 + damping)
+    inverse = _inverse(curvature)
     coupling = []
     for frame in range(num_frames):
-        columns, derivative = _coupling(blocks, mixed, frame, num_unknowns)
-        scaled = derivative * inverse[frame].unsqueeze(-1)
-        H[columns.unsqueeze(-1), columns] -= derivative.mT @ scaled
-        g[columns] -= scaled.mT @ gradient[frame]
+        columns, derivative = _coupling(blocks, mixed, frame)
+        scaled = derivative * inverse[frame]
+        H[columns.unsqueeze(-1), columns] -= scaled @ derivative.mT
+        g[columns] -= scaled @ gradient[frame]
         coupling.append((columns, derivative))
-    return Equations(H, g, curvature * (1.0 + damping), gradient, tuple(coupling))
+    return Equations(H, g, curvature, gradient, tuple(coupling))
 
 
 def depth_steps(equations: Equations, step: Tensor) -> Tensor:
     """Steps (N, P) float64 of the log-depths that follow from a step (D,) of the others."""
     rest = [
-        gradient + derivative @ step[columns]
+        gradient + step[columns] @ derivative
         for gradient, (columns, derivative) in zip(
             equations.depth_gradient, equations.coupling, strict=True
         )
     ]
     return -torch.stack(rest) * _inverse(equations.depth_curvature)
+
+
+def _assembled(
+    blocks: Sequence[Block], weighted: Sequence[Rows], num_unknowns: int
+) -> tuple[Tensor, Tensor]:
+    # One column more takes what is held fixed.
+    H = torch.zeros((num_unknowns + 1) ** 2, dtype=torch.float64)
+    g = torch.zeros(num_unknowns + 1, dtype=torch.float64)
+    for block, rows in zip(blocks, weighted, strict=True):
+        columns = _columns(block, num_unknowns)
+        J = rows.jacobian.flatten(-2)
+        square, slope = J @ J.mT, J @ rows.residual.flatten(-2).unsqueeze(-1)
+        if block.lift is not None:
+            square, slope = block.lift.mT @ square @ block.lift, block.lift.mT @ slope
+        place = columns.unsqueeze(-1) * (num_unknowns + 1) + columns.unsqueeze(-2)
+        H.index_add_(0, place.flatten(), square.double().flatten())
+        g.index_add_(0, columns.flatten(), slope.double().flatten())
+    return H.reshape(num_unknowns + 1, -1)[:-1, :-1], g[:-1]
 
 
 def _columns(block: Block, num_unknowns: int) -> Tensor:
@@ -123,50 +138,56 @@ def _columns(block: Block, num_unknowns: int) -> Tensor:
     return torch.where(columns == FIXED, num_unknowns, columns)
 
 
-def _weighted(block: Block) -> tuple[Tensor, Tensor, Tensor]:
-    """Derivatives (E, PR, K), residuals (E, PR) and depth derivatives (E, P, R) by sqrt(weight).
+def _weighted(block: Block) -> Rows:
+    """Rows by the root of their weight; rows without weight become zero."""
+    root, rows = block.weight.sqrt().unsqueeze(-2), block.rows
+    used = root > 0
+    if bool(used.all()):
+        return Rows(
+            rows.residual * root, rows.jacobian * root.unsqueeze(-3), rows.log_depth * root
+        )
+    return Rows(
+        torch.where(used, rows.residual * root, 0.0),
+        torch.where(used.unsqueeze(-3), rows.jacobian * root.unsqueeze(-3), 0.0),
+        torch.where(used, rows.log_depth * root, 0.0),
+    )
 
-    Rows without weight become zero.
-    """
-    root = block.weight.sqrt()
-    rows, used = block.rows, (block.weight > 0).unsqueeze(-1)
-    r = torch.where(used, rows.residual * root.unsqueeze(-1), 0.0)
-    d = torch.where(used, rows.log_depth * root.unsqueeze(-1), 0.0)
-    J = torch.where(used.unsqueeze(-1), rows.jacobian * root[..., None, None], 0.0)
-    return J.flatten(1, 2), r.flatten(1, 2), d
 
-
-def _depth_parts(blocks: Sequence[Block], num_frames: int) -> tuple[Tensor, Tensor, list[Tensor]]:
-    """Curvature and gradient (N, P) of the depths, and each block's mixed part (E, P, K)."""
+def _depth_parts(
+    blocks: Sequence[Block], weighted: Sequence[Rows], num_frames: int
+) -> tuple[Tensor, Tensor]:
+    """Curvature and gradient (N, P) of the depths."""
     num_pixels = blocks[0].weight.shape[1]
     curvature = torch.zeros(num_frames, num_pixels, dtype=torch.float64)
     gradient = torch.zeros_like(curvature)
-    mixed = []
-    for block in blocks:
-        J, r, d = _weighted(block)
-        curvature.index_add_(0, block.frame, d.square().sum(dim=-1).double())
-        gradient.index_add_(0, block.frame, (d * r.reshape(d.shape)).sum(dim=-1).double())
-        J = J.reshape(*d.shape, -1)
-        mixed.append((d.unsqueeze(-2) @ J).squeeze(-2).double())
-    return curvature, gradient, mixed
+    for block, rows in zip(blocks, weighted, strict=True):
+        d = rows.log_depth
+        curvature.index_add_(0, block.frame, d.square().sum(dim=-2).double())
+        gradient.index_add_(0, block.frame, (d * rows.residual).sum(dim=-2).double())
+    return curvature, gradient
+
+
+def _mixed(block: Block, rows: Rows) -> Tensor:
+    """Derivative (E, L, P) of the gradient of each depth by the shared unknowns."""
+    mixed = (rows.jacobian * rows.log_depth.unsqueeze(-3)).sum(dim=-2)
+    return (mixed if block.lift is None else block.lift.mT @ mixed).double()
 
 
 def _coupling(
-    blocks: Sequence[Block], mixed: Sequence[Tensor], frame: int, num_unknowns: int
+    blocks: Sequence[Block], mixed: Sequence[Tensor], frame: int
 ) -> tuple[Tensor, Tensor]:
-    """Unknowns (L,) that the depths of a frame depend on, and the mixed derivatives (P, L)."""
+    """Unknowns (C,) that the depths of a frame depend on, and the mixed derivatives (C, P)."""
     of_frame = [block.frame == frame for block in blocks]
     columns = torch.cat(
         [block.columns[rows].flatten() for block, rows in zip(blocks, of_frame, strict=True)]
     )
     parts = torch.cat(
-        [part[rows].movedim(1, 0).flatten(1) for part, rows in zip(mixed, of_frame, strict=True)],
-        dim=1,
+        [part[rows].flatten(0, 1) for part, rows in zip(mixed, of_frame, strict=True)]
     )
-    parts, columns = parts[:, columns != FIXED], columns[columns != FIXED]
+    parts, columns = parts[columns != FIXED], columns[columns != FIXED]
     unique, place = torch.unique(columns, return_inverse=True)
-    derivative = torch.zeros(len(parts), len(unique), dtype=torch.float64)
-    return unique, derivative.index_add_(1, place, parts)
+    derivative = torch.zeros(len(unique), parts.shape[-1], dtype=torch.float64)
+    return unique, derivative.index_add_(0, place, parts)
 
 
 def _inverse(curvature: Tensor) -> Tensor:
