@@ -32,6 +32,7 @@ from recon4d_ros.config.core_sections import (
 from recon4d_ros.config.declaration import Parameter, Scalar, check, setting, typed
 from recon4d_ros.config.network_sections import PomatoConfig
 from recon4d_ros.config.node_sections import FramesConfig, InputConfig, OutputConfig
+from recon4d_ros.config.offline_section import OfflineConfig
 from recon4d_ros.errors import ConfigError
 
 __all__ = [
@@ -47,6 +48,7 @@ __all__ = [
     "MapConfig",
     "MotionConfig",
     "OdometryConfig",
+    "OfflineConfig",
     "OutputConfig",
     "Parameter",
     "PomatoConfig",
@@ -75,6 +77,7 @@ class Config:
     motion: MotionConfig = field(default_factory=MotionConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     fixed_lag: FixedLagConfig = field(default_factory=FixedLagConfig)
+    offline: OfflineConfig = field(default_factory=OfflineConfig)
     map: MapConfig = field(default_factory=MapConfig)
     input: InputConfig = field(default_factory=InputConfig)
     frames: FramesConfig = field(default_factory=FramesConfig)

@@ -56,7 +56,9 @@ def displacement(
     """
     check_shape(points, "points", -1, -1, 3)
     check_shape(moved, "moved", *points.shape)
-    distance = torch.linalg.vector_norm(points, dim=-1, keepdim=True)
+    # Planes (3, H, W): sums over the three components are then sums of planes.
+    points, moved = points.movedim(-1, 0).contiguous(), moved.movedim(-1, 0)
+    distance = _length(points)
     ray, relative = points / distance, (moved - points) / distance
     mean = _standardised(_smoothed(relative), ray, floor_along, floor_across)
     single = _standardised(relative, ray, 0.0, 0.0)
@@ -67,9 +69,9 @@ def displacement(
 def _standardised(
     relative: Tensor, ray: Tensor, floor_along: float, floor_across: float
 ) -> Displacement:
-    """Displacements (H, W, 3), over the distance, by their noise along and across the ray."""
-    along = (relative * ray).sum(dim=-1)
-    across = torch.linalg.vector_norm(relative - along.unsqueeze(-1) * ray, dim=-1)
+    """Displacements (3, H, W), over the distance, by their noise along and across the ray."""
+    along = (relative * ray).sum(dim=0)
+    across = _length(relative - along * ray)
     sigma_along = max(_median(along.abs()) / _HALF_NORMAL_MEDIAN, floor_along)
     sigma_across = max(_median(across) / _RAYLEIGH_MEDIAN, floor_across)
     tiny = torch.finfo(relative.dtype).tiny ** 0.5
@@ -78,13 +80,16 @@ def _standardised(
 
 
 def _smoothed(field: Tensor) -> Tensor:
-    """Mean (H, W, 3) over 3 x 3 pixels: surfaces are larger than that, independent noise is not.
+    """Mean (3, H, W) over 3 x 3 pixels: surfaces are larger than that, independent noise is not.
 
     NaN spreads to the neighbours.
     """
-    planes = field.movedim(-1, 0)
-    mean = functional.avg_pool2d(planes, 3, stride=1, padding=1, count_include_pad=False)
-    return mean.movedim(0, -1)
+    return functional.avg_pool2d(field, 3, stride=1, padding=1, count_include_pad=False)
+
+
+def _length(planes: Tensor) -> Tensor:
+    """Lengths (H, W) of vectors (3, H, W)."""
+    return planes.square().sum(dim=0).sqrt()
 
 
 def _median(values: Tensor) -> float:

@@ -1,0 +1,301 @@
+"""Alignment of a clip by the literal schedule: Adam over all pixels, two stages.
+
+Stage 1 minimises GA + w_CMA CMA + w_CTS CTS over depth, poses, focal length and a similarity of
+its own for every pair; stage 2 fits depth alone to smoothed points (PTS).
+Source: C4D (ICCV 2025), section 4 and supplement, schedule and weights; DUSt3R, arXiv 2312.14132,
+section 3.4, unknowns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recon4d_ros.alignment import objectives
+from recon4d_ros.alignment.optics import Optics
+from recon4d_ros.alignment.pair_flow import confirmed_matches, matched_flow
+from recon4d_ros.alignment.pairs import Pairs
+from recon4d_ros.alignment.spanning_tree import Chain
+from recon4d_ros.config import OfflineConfig
+from recon4d_ros.geometry import camera, se3
+
+_BETAS = (0.9, 0.9)
+# Geometric mean of the pairs' scales; it fixes the unit of the map.
+_MEAN_SCALE = 0.5
+# Residuals that `evaluate` judges at most.
+_JUDGED = 4_000_000
+# The logarithm of the focal length is stored times this, which slows it down.
+_FOCAL_GAIN = 20.0
+
+
+@dataclass(frozen=True, eq=False)
+class Descent:
+    """Where the first stage ended.
+
+    Attributes:
+        chain: poses, scales and focal length; its depths are those of all pixels, (N, HW).
+        losses: the objectives at the end, unweighted, and their weighted total.
+        totals: the total after every iteration.
+    """
+
+    chain: Chain
+    losses: Mapping[str, float]
+    totals: tuple[float, ...]
+
+
+class _Unknowns:
+    """The variables of the first stage, in the form in which Adam sees them."""
+
+    def __init__(self, pairs: Pairs, start: Chain, depth: Tensor, free_focal: bool) -> None:
+        pose = start.T_world_cam
+        self.log_depth = _leaf(depth.log())
+        self.quat = _leaf(se3.matrix_to_quat_xyzw(pose[:, :3, :3]))
+        self.position = _leaf(_squeezed(pose[:, :3, 3]))
+        of_pair = pose[pairs.edges[:, 0]]
+        self.pair_quat = _leaf(se3.matrix_to_quat_xyzw(of_pair[:, :3, :3]))
+        self.pair_log_scale = _leaf(start.log_scale)
+        # The similarity scales rotation and translation alike.
+        shift = of_pair[:, :3, 3] / start.log_scale.exp().unsqueeze(-1)
+        self.pair_position = _leaf(_squeezed(shift))
+        self.focal = _leaf(_FOCAL_GAIN * start.focal_px.log(), free_focal)
+
+    def leaves(self) -> list[Tensor]:
+        return [leaf for leaf in vars(self).values() if leaf.requires_grad]
+
+    def poses(self) -> Tensor:
+        """T_world_cam (N, 4, 4) float32."""
+        R = se3.quat_xyzw_to_matrix(self.quat)
+        return se3.assemble(R, _stretched(self.position))
+
+    def log_scale(self) -> Tensor:
+        centred: Tensor = self.pair_log_scale - self.pair_log_scale.mean()
+        return centred + torch.tensor(_MEAN_SCALE).log()
+
+    def similarities(self) -> Tensor:
+        """S_world_pair (E, 4, 4) float32."""
+        scale = self.log_scale().exp()
+        R = se3.quat_xyzw_to_matrix(self.pair_quat) * scale[:, None, None]
+        return se3.assemble(R, _stretched(self.pair_position) * scale[:, None])
+
+    def focal_px(self) -> Tensor:
+        return (self.focal / _FOCAL_GAIN).exp()
+
+
+@dataclass(frozen=True, eq=False)
+class _Measured:
+    """Constants of the first stage, components before pixels.
+
+    Attributes:
+        uv: (HW, 2) px from the principal point.
+        first: (E, 3, HW).
+        second: (E, 3, HW).
+        weight_1: (E, HW).
+        weight_2: (E, HW).
+        matched: (E, 2, HW) matched directions, or None.
+        static: (E, HW) pixels whose flow counts.
+    """
+
+    uv: Tensor
+    first: Tensor
+    second: Tensor
+    weight_1: Tensor
+    weight_2: Tensor
+    matched: Tensor | None
+    static: Tensor
+
+
+def descend(
+    pairs: Pairs,
+    masks: Tensor,
+    start: Chain,
+    depth: Tensor,
+    optics: Optics,
+    config: OfflineConfig,
+) -> Descent:
+    """First stage.
+
+    Args:
+        pairs: predictions.
+        masks: (N, H, W) bool, what moves.
+        start: first guess of poses, scales and focal length.
+        depth: (N, H, W) first guess, no NaN.
+        optics: principal point, and whether to estimate the focal length.
+        config: iterations, rates and weights.
+    """
+    unknowns = _Unknowns(pairs, start, depth.flatten(1), optics.free)
+    measured = _measured(pairs, masks, optics, start.focal_px)
+    totals: list[float] = []
+
+    def step(share: float) -> Tensor:
+        parts = _objectives(unknowns, measured, pairs, config, share >= config.movement_start)
+        total = _total(parts, config)
+        totals.append(float(total.detach()))
+        return total
+
+    _adam(unknowns.leaves(), step, config)
+    with torch.no_grad():
+        parts = _objectives(unknowns, measured, pairs, config, True)
+        losses = {name: float(value) for name, value in parts.items()}
+        losses["total"] = float(_total(parts, config))
+        chain = Chain(
+            unknowns.poses().double(),
+            unknowns.log_scale().double(),
+            unknowns.focal_px().double(),
+            unknowns.log_depth.detach().double(),
+        )
+    return Descent(_orthonormal(chain), losses, tuple(totals))
+
+
+def fit_depth(
+    depth: Tensor, rays: Tensor, targets: Tensor, config: OfflineConfig
+) -> tuple[Tensor, float]:
+    """Second stage: depth (N, H, W) drawn to smoothed points by Adam, and the PTS loss.
+
+    Args:
+        depth: (N, H, W) of the first stage.
+        rays: (H, W, 3), z = 1.
+        targets: (N, H, W, 3) smoothed points in each frame's own camera, NaN for none.
+        config: iterations and rates.
+    """
+    log_depth = _leaf(depth.log())
+
+    def loss(_: float = 1.0) -> Tensor:
+        return objectives.point_smoothness(rays * log_depth.exp().unsqueeze(-1), targets)
+
+    _adam([log_depth], loss, config)
+    with torch.no_grad():
+        return log_depth.exp(), float(loss())
+
+
+def _adam(leaves: list[Tensor], loss: Callable[[float], Tensor], config: OfflineConfig) -> None:
+    """Adam with a rate that falls linearly; the loss is told the share of steps made."""
+    optimiser = torch.optim.Adam(leaves, lr=config.learning_rate, betas=_BETAS)
+    for number in range(config.iterations):
+        share = number / config.iterations
+        rate = config.learning_rate + share * (config.final_learning_rate - config.learning_rate)
+        optimiser.param_groups[0]["lr"] = rate
+        optimiser.zero_grad()
+        loss(share).backward()  # type: ignore[no-untyped-call]
+        optimiser.step()
+
+
+def _objectives(
+    unknowns: _Unknowns, measured: _Measured, pairs: Pairs, config: OfflineConfig, moving: bool
+) -> dict[str, Tensor]:
+    """GA, CMA and CTS; CMA is left out while the flows differ too much to be compared."""
+    i, j = pairs.edges.T
+    poses, focal = unknowns.poses(), unknowns.focal_px()
+    depth = unknowns.log_depth.exp().unsqueeze(1)
+    xy = (measured.uv / focal).mT
+    cam = torch.cat([xy * depth, depth], dim=1)
+    world = poses[:, :3, :3] @ cam + poses[:, :3, 3:]
+    world_1, world_2 = world.index_select(0, i), world.index_select(0, j)
+    S = unknowns.similarities()
+    first = objectives.global_alignment(world_1.mT, measured.first.mT, S, measured.weight_1)
+    second = objectives.global_alignment(world_2.mT, measured.second.mT, S, measured.weight_2)
+    zero = torch.zeros(())
+    movement = zero
+    if moving and measured.matched is not None:
+        movement = _movement(poses[i], world_2, focal, measured)
+        movement = movement if float(movement.detach()) <= config.max_movement_px else zero
+    smooth = objectives.smoothness_first_order(poses, config.translation_weight)
+    return {"ga": first + second, "cma": movement, "cts": smooth}
+
+
+def _movement(poses_1: Tensor, world_2: Tensor, focal: Tensor, measured: _Measured) -> Tensor:
+    """CMA: flow by the cameras' motion against matched flow, from the pixels of frame 2."""
+    assert measured.matched is not None
+    R, t = poses_1[:, :3, :3], poses_1[:, :3, 3:]
+    point = torch.baddbmm(R.mT @ t, R.mT, world_2, beta=-1)
+    z = point[:, 2:]
+    in_front = z > 0
+    # Dividing by a harmless 1 behind the camera keeps the gradient of the other points finite.
+    ego = focal * point[:, :2] / torch.where(in_front, z, 1.0)
+    ego = torch.where(in_front, ego, torch.nan)
+    matched = focal.detach() * measured.matched
+    one_way = objectives.camera_movement(ego.mT, matched.mT, measured.static)
+    # Both directions of every pair count, each as a mean of its own; over symmetric pairs they
+    # are the same set of flows.
+    return 2.0 * one_way
+
+
+def evaluate(
+    pairs: Pairs, masks: Tensor, chain: Chain, depth: Tensor, optics: Optics, config: OfflineConfig
+) -> dict[str, float]:
+    """The objectives of the first stage at any solution, each pair lying where its frame does.
+
+    Of large clips every n-th pixel is judged, so that memory stays bounded.
+
+    Args:
+        pairs: predictions.
+        masks: (N, H, W) bool, what moves.
+        chain: poses, scales and focal length.
+        depth: (N, H, W), no NaN.
+        optics: principal point.
+        config: weights.
+    """
+    every = 1 + pairs.first.weight.numel() // _JUDGED
+    with torch.no_grad():
+        unknowns = _Unknowns(pairs, chain, depth.flatten(1)[:, ::every], free_focal=False)
+        measured = _measured(pairs, masks, optics, chain.focal_px, every)
+        parts = _objectives(unknowns, measured, pairs, config, True)
+        losses = {name: float(value) for name, value in parts.items()}
+        return losses | {"total": float(_total(parts, config))}
+
+
+def _measured(
+    pairs: Pairs, masks: Tensor, optics: Optics, focal_px: Tensor, every: int = 1
+) -> _Measured:
+    uv = optics.squared(camera.pixel_grid(pairs.size)) - torch.tensor(optics.centre_px)
+    static = ~masks[pairs.edges[:, 1]]
+    matched = None
+    if pairs.matching is not None:
+        flow = matched_flow(pairs, optics.matrix(focal_px))
+        static = static & confirmed_matches(pairs, flow)
+        points = pairs.matching.points
+        in_front = points[..., 2:] > 0
+        direction = points[..., :2] / torch.where(in_front, points[..., 2:], 1.0)
+        matched = _planes(torch.where(in_front, direction, torch.nan), every)
+    return _Measured(
+        uv.flatten(0, 1)[::every],
+        _planes(pairs.first.points, every),
+        _planes(pairs.second.points, every),
+        pairs.first.weight.flatten(1)[:, ::every],
+        pairs.second.weight.flatten(1)[:, ::every],
+        matched,
+        static.flatten(1)[:, ::every].float(),
+    )
+
+
+def _planes(maps: Tensor, every: int) -> Tensor:
+    """Maps (E, H, W, C) as (E, C, P)."""
+    return maps.flatten(1, 2)[:, ::every].mT.contiguous()
+
+
+def _total(parts: Mapping[str, Tensor], config: OfflineConfig) -> Tensor:
+    moved = config.movement_weight * parts["cma"]
+    return parts["ga"] + moved + config.smoothness_weight * parts["cts"]
+
+
+def _orthonormal(chain: Chain) -> Chain:
+    """Rotations exact in float64, frame 0 the origin."""
+    R = se3.orthonormalise(chain.T_world_cam[:, :3, :3])
+    T = se3.make(R, chain.T_world_cam[:, :3, 3])
+    return Chain(se3.inverse(T[0]) @ T, chain.log_scale, chain.focal_px, chain.log_depth)
+
+
+def _leaf(value: Tensor, free: bool = True) -> Tensor:
+    return value.detach().float().clone().requires_grad_(free)
+
+
+def _squeezed(value: Tensor) -> Tensor:
+    """sign(x) log(1 + |x|): far positions move as easily as near ones."""
+    return value.sign() * value.abs().log1p()
+
+
+def _stretched(value: Tensor) -> Tensor:
+    """The inverse; written so that its slope at zero is one."""
+    return torch.where(value >= 0, value.expm1(), -(-value).expm1())

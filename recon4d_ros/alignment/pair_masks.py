@@ -1,0 +1,67 @@
+"""Which pixels move, by what pairs say of them: points at two times, or points out of place.
+
+Source: POMATO, arXiv 2504.05692, section 3.3: a displacement of more than three medians. It is
+measured in units of its noise, along the ray and across it, above a floor; the pairs of a frame
+are joined so that one noisy pair flags nothing alone.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from recon4d_ros.alignment.pairs import Pairs
+from recon4d_ros.config import MotionConfig
+from recon4d_ros.geometry.displacement import MEDIAN_LENGTH, displacement
+
+# Noise along the ray over that across it, at the floor; networks know directions far better.
+ALONG_OVER_ACROSS = 4.0
+# Squared displacement over its threshold with which a single pair is believed.
+LOUD = 4.0
+
+
+def pair_evidence(points: Tensor, moved: Tensor, weight: Tensor, config: MotionConfig) -> Tensor:
+    """Squared displacement over its threshold (E, H, W); above 1 speaks for motion, NaN for none.
+
+    Args:
+        points: (E, H, W, 3) in one camera per pair.
+        moved: (E, H, W, 3) the same surface points at another time, or where they should be.
+        weight: (E, H, W) pixels of weight zero are unknown.
+        config: factor over the median, and the noise that is always granted.
+
+    Raises:
+        GeometryError: wrong shapes.
+    """
+    known = torch.where((weight > 0).unsqueeze(-1), points, torch.nan)
+    floors = (ALONG_OVER_ACROSS * config.matching_floor, config.matching_floor)
+    found = [displacement(one, other, *floors) for one, other in zip(known, moved, strict=True)]
+    squared = torch.stack([each.squared for each in found])
+    return squared / (config.matching_factor * MEDIAN_LENGTH) ** 2
+
+
+def joined_masks(evidence: Tensor, pairs: Pairs) -> Tensor:
+    """Masks (N, H, W) bool of all frames.
+
+    The points of pair (i, j) that show the pixels of j decide on frame j. A pixel moves when two
+    pairs say so, or one says it loudly, or the only one that knows it does.
+
+    Args:
+        evidence: (E, H, W), see `pair_evidence`.
+        pairs: the pairs it is of.
+    """
+    masks = []
+    for frame in range(pairs.num_frames):
+        votes = evidence[pairs.edges[:, 1] == frame]
+        count = (votes > 1).sum(dim=0)
+        known = votes.isfinite().sum(dim=0)
+        masks.append((count >= 2) | ((count == 1) & (known == 1)) | (votes > LOUD).any(dim=0))
+    return torch.stack(masks)
+
+
+def matched_masks(pairs: Pairs, config: MotionConfig) -> Tensor:
+    """Masks (N, H, W) bool by pointmap matching; nothing moves where no pair matches pointmaps."""
+    if pairs.matching is None:
+        return torch.zeros(pairs.num_frames, *pairs.size, dtype=torch.bool)
+    weight = torch.minimum(pairs.second.weight, pairs.matching.weight)
+    evidence = pair_evidence(pairs.second.points, pairs.matching.points, weight, config)
+    return joined_masks(evidence, pairs)
