@@ -33,6 +33,7 @@ PARTS = (
     "determinism",
     "pomato",
     "pomato_oracle",
+    "alignment",
 )
 SHORT = {"ate": "trajectories"}
 

@@ -127,7 +127,7 @@ def refine(
     cost = _cost(problem, state, noise)
     costs, reason = [cost], f"{max_steps} steps were made"
     for number in range(max_steps):
-        if number < _NOISE_STEPS:
+        if 0 < number < _NOISE_STEPS:
             noise = measured_noise(problem, state)
             cost = _cost(problem, state, noise)
         candidate, length = _stepped(problem, state, noise, damping)
