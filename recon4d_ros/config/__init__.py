@@ -20,16 +20,17 @@ from recon4d_ros.config.alignment_section import AlignmentConfig
 from recon4d_ros.config.core_sections import (
     ComputeConfig,
     DepthConfig,
-    FixedLagConfig,
     FlowConfig,
     ImageConfig,
     MapConfig,
     MotionConfig,
     OdometryConfig,
     PredictorConfig,
+    RefinementConfig,
     WindowConfig,
 )
 from recon4d_ros.config.declaration import Parameter, Scalar, check, setting, typed
+from recon4d_ros.config.fixed_lag_section import FixedLagConfig
 from recon4d_ros.config.network_sections import PomatoConfig
 from recon4d_ros.config.node_sections import FramesConfig, InputConfig, OutputConfig
 from recon4d_ros.config.offline_section import OfflineConfig
@@ -53,6 +54,7 @@ __all__ = [
     "Parameter",
     "PomatoConfig",
     "PredictorConfig",
+    "RefinementConfig",
     "Scalar",
     "WindowConfig",
     "load_config",
@@ -78,6 +80,7 @@ class Config:
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     fixed_lag: FixedLagConfig = field(default_factory=FixedLagConfig)
     offline: OfflineConfig = field(default_factory=OfflineConfig)
+    refinement: RefinementConfig = field(default_factory=RefinementConfig)
     map: MapConfig = field(default_factory=MapConfig)
     input: InputConfig = field(default_factory=InputConfig)
     frames: FramesConfig = field(default_factory=FramesConfig)

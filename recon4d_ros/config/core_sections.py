@@ -257,42 +257,49 @@ class MotionConfig:
 
 
 @dataclass(frozen=True)
-class FixedLagConfig:
-    """Alignment of a stream of pairs of frames, as pairwise networks give them."""
+class RefinementConfig:
+    """Smoothing of depth and tracks over time; it delays final frames by `radius`."""
 
-    size: int = setting(
-        16, "recent frames that are kept with their depth", unit="frames", minimum=8, maximum=256
+    mode: str = setting(
+        "robust",
+        "robust: scale-free weights, moving tracks keep their speed; literal: C4D's equations; "
+        "off: nothing is smoothed",
+        choices=("robust", "literal", "off"),
     )
-    lag: int = setting(
-        6,
-        "newest frames that still move; older ones stand still",
-        unit="frames",
+    sharpness: float = setting(
+        1.0,
+        "lambda of C4D: how fast a frame's weight falls with its step, over the usual step "
+        "(literal: in map units)",
+        minimum=0.0,
+        maximum=100.0,
+    )
+    radius: int = setting(
+        2, "frames on either side that are smoothed together", unit="frames", minimum=1, maximum=4
+    )
+    min_visibility: float = setting(
+        0.5, "least visibility of a track that is lifted", minimum=0.0, maximum=1.0
+    )
+    neighbours: int = setting(
+        4, "nearest tracks whose displacements a pixel blends", minimum=1, maximum=16
+    )
+    reach: float = setting(
+        3.0,
+        "distance at which a track's influence fades, over the usual distance between tracks",
+        minimum=0.1,
+        maximum=1000.0,
+    )
+    grid_step: int = setting(
+        4,
+        "step between pixels that are blended one by one, away from outlines",
+        unit="px",
         minimum=1,
-        maximum=64,
+        maximum=16,
     )
-    num_keyframes: int = setting(8, "older frames kept as anchors", minimum=1, maximum=256)
-    keyframe_interval: int = setting(
-        10, "frames after which a keyframe is taken", unit="frames", minimum=1, maximum=1000
-    )
-    num_anchors: int = setting(
-        2, "keyframes that a frame is paired with beside its neighbours", minimum=1, maximum=16
-    )
-    num_samples: int = setting(
-        2000, "static pixels of a pair that are compared", minimum=100, maximum=1_000_000
-    )
-    steps: int = setting(3, "damped steps per frame", minimum=1, maximum=50)
-    jerk: float = setting(
-        0.05,
-        "usual change of the translation from one step to the next, over the median depth",
-        minimum=1e-6,
-        maximum=1e6,
-    )
-    turn_rad: float = setting(
-        0.05,
-        "usual change of the rotation from one step to the next",
-        unit="rad",
-        minimum=1e-6,
-        maximum=1e6,
+    max_change: float = setting(
+        0.25,
+        "largest factor, less 1, by which a depth changes either way",
+        minimum=0.0,
+        maximum=10.0,
     )
 
 
