@@ -18,6 +18,7 @@ from recon4d_ros.datatypes.correspondence import FlowField as FlowField
 from recon4d_ros.datatypes.correspondence import Matching as Matching
 from recon4d_ros.datatypes.correspondence import PairPointmaps as PairPointmaps
 from recon4d_ros.datatypes.correspondence import Tracks as Tracks
+from recon4d_ros.datatypes.correspondence import Tracks3D as Tracks3D
 from recon4d_ros.datatypes.events import EventKind as EventKind
 from recon4d_ros.datatypes.events import MapCorrection as MapCorrection
 from recon4d_ros.datatypes.events import MapEvent as MapEvent
@@ -113,19 +114,16 @@ class FramePrediction:
         gauge: number of the predictor's gauge; it grows when the predictor starts anew, and
             coordinates of different gauges have nothing in common.
         key_index: frame whose camera is the coordinate frame.
-        intrinsics: of the dense grid (H, W).
-        intrinsics_source: given or estimated.
+        intrinsics, intrinsics_source: of the dense grid (H, W); given or estimated.
         T_key_cam: (4, 4) float64, None when tracking is lost.
         depth: (H, W) float32 z-depth, NaN where unknown.
         confidence: (H, W) float32, the predictor's own scale, 0 where depth is NaN.
-        flows: correspondences between this frame and past ones, both directions.
+        flows, matchings: of this frame with past ones, both directions; of a network that matches.
         state: what the pose rests on.
-        residual_px: median reprojection error of the pose support, dense-grid px.
-        num_support: points that support the pose.
+        residual_px, num_support: median reprojection error, dense-grid px, and number of points.
         filled: (H, W) bool, depth borrowed from the surroundings.
         tracks: live tracks of this frame (T = 1), or None.
         is_dense: depth and flows were computed; otherwise NaN and empty.
-        matchings: of this frame with past ones, if a network matches pointmaps.
         num_padding: frames repeated to fill a network's window at the start of a stream.
         T_gauge_key: (4, 4) float64 pose of the `key_index` camera in a frame that lasts as long
             as `gauge` does; None when the predictor keeps none.
@@ -160,21 +158,17 @@ class WindowPrediction:
         indices, stamps_ns: the T frame numbers, oldest first, and their stamps.
         gauge: as in `FramePrediction`.
         key_index: frame whose camera is the coordinate frame; one of `indices`.
-        intrinsics: of the dense grid (H, W).
-        intrinsics_source: given or estimated.
+        intrinsics, intrinsics_source: of the dense grid (H, W); given or estimated.
         points_key: (T, H, W, 3) float32 in the keyframe camera, NaN where unknown.
         confidence: (T, H, W) float32, the predictor's own scale, 0 where points are NaN.
         filled: (T, H, W) bool, depth borrowed from the surroundings.
         T_key_cam: (T, 4, 4) float64 poses, NaN for a frame without one; None: PnP finds them.
-        pose_residual_px: (T,) float32 median reprojection error, or None.
-        pose_support: (T,) int64 points that support each pose, or None.
-        states: one per frame.
-        flows: correspondences between frames of the window.
+        pose_residual_px, pose_support: (T,) float32 medians and int64 numbers of points, or None.
+        states, flows: one state per frame; correspondences between frames of the window.
         landmark_ids: (P,) int64 sparse static points, the same id in every window; or None.
         landmarks_key: (P, 3) float64 in the keyframe camera, or None.
-        tracks: point tracks over the window, or None.
+        tracks, matchings: over the window, None or empty without.
         T_gauge_key: as in `FramePrediction`; None when no frame lasts from window to window.
-        matchings: of frames of the window with others of it.
         num_padding: the largest one of its frames, see `FramePrediction`.
     """
 
@@ -226,8 +220,7 @@ class AlignedWindow:
     """A window in map coordinates.
 
     Attributes:
-        prediction: what was aligned.
-        dynamic: its mask.
+        prediction, dynamic: what was aligned, and its mask.
         T_map_cam: (T, 4, 4) float64, NaN where the frame has no pose.
         scale: map units per predictor unit; NaN, and so every depth, while the gauge is apart.
         submap: number of the submap; a new one starts after a failed relocalisation.
@@ -256,15 +249,13 @@ class Reconstruction:
         T_map_cam: (4, 4) float64 camera pose in the map, None when there is none.
         depth: (H, W) float32 on the dense grid, map units (metres if scale_known), NaN invalid.
         confidence: (H, W) float32, 0 where depth is NaN.
-        dynamic_mask: (H, W) bool on the dense grid.
-        filled: (H, W) bool, depth borrowed from the surroundings, low confidence.
-        intrinsics: of the dense grid.
-        intrinsics_source: given or estimated.
-        state: what the pose rests on.
+        dynamic_mask, filled: (H, W) bool, the surface moves; its depth is borrowed from others.
+        intrinsics, intrinsics_source: of the dense grid; given or estimated.
+        state, residual_px, num_support: what the pose rests on, and its quality.
         submap: number of the submap; poses of different submaps share no gauge.
         scale_known: metric scale or arbitrary.
-        residual_px, num_support: quality of the pose.
         is_dense: depth and mask were computed; otherwise NaN and undecided.
+        tracks: of the frame, smoothed; None where nothing was tracked or smoothed.
     """
 
     frame: Frame
@@ -282,6 +273,7 @@ class Reconstruction:
     residual_px: float
     num_support: int
     is_dense: bool = True
+    tracks: Tracks3D | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -307,10 +299,8 @@ class PointCloud:
     """P coloured points in map coordinates.
 
     Attributes:
-        points: (P, 3) float32.
-        rgb: (P, 3) uint8.
-        confidence: (P,) float32.
-        num_observations: (P,) int32.
+        points, rgb: (P, 3) float32 and uint8.
+        confidence, num_observations: (P,) float32 and int32.
     """
 
     points: Tensor
@@ -324,8 +314,7 @@ class Trajectory:
     """Stamped camera poses, oldest first.
 
     Attributes:
-        stamps_ns: (N,) int64, strictly increasing.
-        T_world_cam: (N, 4, 4) float64.
+        stamps_ns, T_world_cam: (N,) int64, strictly increasing, and (N, 4, 4) float64.
     """
 
     stamps_ns: Tensor

@@ -84,3 +84,18 @@ class Tracks:
     uv: Tensor
     visibility: Tensor
     mobility: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Tracks3D:
+    """N point tracks of one frame in space.
+
+    Attributes:
+        ids, age: (N,) int64 as in `Tracks`, and frames since the track was first seen.
+        points, mobility: (N, 3) float32 in map coordinates and (N,) float32 as in `Tracks`.
+    """
+
+    ids: Tensor
+    age: Tensor
+    points: Tensor
+    mobility: Tensor

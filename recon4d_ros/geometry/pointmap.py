@@ -76,11 +76,14 @@ def sample_bilinear(dense: Tensor, uv: Tensor) -> Tensor:
     return torch.where(known.unsqueeze(-1), values, torch.full_like(values, torch.nan))
 
 
-def sample_depth(depth: Tensor, uv: Tensor, edge_ratio: float = 0.05) -> Tensor:
+def sample_depth(
+    depth: Tensor, uv: Tensor, edge_ratio: float = 0.05, *, at_edges: bool = True
+) -> Tensor:
     """Depth (P,) of a map (H, W) at uv (P, 2), bilinear only where the surface is smooth.
 
     Where the four neighbours differ by more than `edge_ratio` of their smallest, or one of them
-    is unknown, the nearest pixel decides, so that foreground and background never mix.
+    is unknown, the nearest pixel decides, so that foreground and background never mix; or, unless
+    `at_edges`, the depth is NaN, since either surface may be meant.
 
     Raises:
         GeometryError: wrong shapes.
@@ -92,7 +95,8 @@ def sample_depth(depth: Tensor, uv: Tensor, edge_ratio: float = 0.05) -> Tensor:
     lowest, highest = corners.amin(dim=0).squeeze(-1), corners.amax(dim=0).squeeze(-1)
     smooth = known & (highest - lowest <= edge_ratio * lowest)
     bilinear = sample_bilinear(dense, uv).squeeze(-1)
-    return torch.where(smooth, bilinear, sample_nearest(dense, uv).squeeze(-1))
+    otherwise = sample_nearest(dense, uv).squeeze(-1) if at_edges else torch.nan
+    return torch.where(smooth, bilinear, otherwise)
 
 
 def _check_sampling(dense: Tensor, uv: Tensor) -> None:
