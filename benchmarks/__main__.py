@@ -28,6 +28,7 @@ PARTS = (
     "trajectories",
     "depth",
     "masks",
+    "refinement",
     "live",
     "memory",
     "determinism",
