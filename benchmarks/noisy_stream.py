@@ -111,10 +111,16 @@ class NoisyStream:
         settings = {"mode": mode, **changes}
         named = {f"refinement.{name}": value for name, value in settings.items()}
         refiner = Refiner(Config().replaced(named).refinement)
-        steps = [
-            refiner.push(self.reconstruction(i), self.tracks(i)) for i in range(len(self.frames))
-        ]
-        return (*(one for step in steps for one in step), *refiner.finish())
+        return self.through(refiner, range(len(self.frames)))
+
+    def through(
+        self, refiner: Refiner, indices: range, stride: int = 4
+    ) -> tuple[Reconstruction, ...]:
+        """Some frames, `stride` at a time, as windows settle them; those after them are known."""
+        rows = [(self.reconstruction(i), self.tracks(i)) for i in indices]
+        starts = range(0, len(rows), stride)
+        steps = [refiner.refine(rows[i : i + stride], rows[i + stride :]) for i in starts]
+        return tuple(one for step in steps for one in step)
 
     def flicker(self, depth: Tensor) -> FlickerReport:
         """Flicker of static depth (T, H, W), pixels found by the true geometry."""

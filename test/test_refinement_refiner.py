@@ -32,9 +32,8 @@ def refiner(mode: str = "robust", **changes: object) -> Refiner:
     return Refiner(Config().replaced(named).refinement)
 
 
-def pushed(one: Refiner, indices: range, known: NoisyStream | None = None):
-    known = known or stream()
-    return [one.push(known.reconstruction(i), known.tracks(i)) for i in indices]
+def rows(noisy: NoisyStream, indices: range):
+    return [(noisy.reconstruction(i), noisy.tracks(i)) for i in indices]
 
 
 def same(a: Reconstruction, b: Reconstruction) -> bool:
@@ -87,13 +86,11 @@ def test_depth_without_noise_hardly_changes():
     assert abs_rel(refined, exact.truth, torch.ones_like(exact.masks)) < 2e-3
 
 
-def test_frames_come_back_in_order_at_the_lag_and_tracks_are_those_of_the_clip():
-    noisy, one = stream(), refiner()
-    steps = pushed(one, range(LENGTH))
-    assert [len(step) for step in steps] == [0, 0] + [1] * (LENGTH - 2)
-    done = [each for step in steps for each in step] + list(one.finish())
+@pytest.mark.parametrize("stride", [1, 3, 4])
+def test_tracks_are_those_of_the_clip_however_many_frames_settle_at_once(stride):
+    noisy = stream()
+    done = noisy.through(refiner(), range(LENGTH), stride)
     assert [each.frame.index for each in done] == list(range(LENGTH))
-    assert one.finish() == ()
     depths = noisy.depth.flatten(1).median(dim=1).values.double()
     mobility = torch.stack([noisy.tracks(i).mobility[0] for i in range(LENGTH)])
     on_mask = torch.stack(
@@ -101,7 +98,7 @@ def test_frames_come_back_in_order_at_the_lag_and_tracks_are_those_of_the_clip()
     )
     config = Config().refinement
     whole = smooth_clip(noisy.raw_points(), torch.maximum(mobility, on_mask), depths, config)
-    found = refined_points(noisy, tuple(done))
+    found = refined_points(noisy, done)
     torch.testing.assert_close(found, whole, atol=1e-6, rtol=1e-6, equal_nan=True)
     first = done[9].tracks
     assert first.age.min() == first.age.max() == 9
@@ -109,32 +106,33 @@ def test_frames_come_back_in_order_at_the_lag_and_tracks_are_those_of_the_clip()
     assert torch.equal(first.mobility, mobility[9][first.ids])
 
 
-def test_what_comes_out_does_not_depend_on_what_comes_later_than_the_lag():
+def test_two_later_frames_count_and_no_more():
     noisy, other = stream(), stream(seed=1)
-    one, two = refiner(), refiner()
-    pushed(one, range(8), noisy)
-    pushed(two, range(8), noisy)
-    (a,), (b,) = (
-        one.push(noisy.reconstruction(8), noisy.tracks(8)),
-        two.push(noisy.reconstruction(8), noisy.tracks(8)),
-    )
-    assert same(a, b)
-    # Frame 6 came out above; noise from frame 9 on reaches frame 7 and no earlier one.
-    (c,), (d,) = (
-        one.push(noisy.reconstruction(9), noisy.tracks(9)),
-        two.push(other.reconstruction(9), other.tracks(9)),
-    )
-    assert c.frame.index == d.frame.index == 7 and not same(c, d)
+    settled = rows(noisy, range(7))
+    near = rows(noisy, range(7, 9))
+    far = near + rows(noisy, range(9, 10)), near + rows(other, range(9, 10))
+    a, b = (refiner().refine(settled, ahead) for ahead in far)
+    assert all(same(x, y) for x, y in zip(a, b, strict=True))
+    c = refiner().refine(settled, near[:1] + rows(other, range(8, 9)))
+    assert same(a[5], c[5]) and not same(a[6], c[6])
+
+
+def test_what_was_ahead_is_forgotten():
+    noisy, other = stream(), stream(seed=1)
+    one = refiner()
+    first = one.refine(rows(noisy, range(6)), rows(other, range(6, 8)))
+    second = one.refine(rows(noisy, range(6, 10)), ())
+    whole = refiner().refine(rows(noisy, range(10)), ())
+    assert all(same(x, y) for x, y in zip(first[:4] + second, whole[:4] + whole[6:], strict=True))
 
 
 def test_frames_without_tracks_pose_or_depth_pass_unchanged():
-    noisy, one = stream(), refiner()
+    noisy = stream()
     frames = [noisy.reconstruction(i) for i in range(9)]
     frames[3] = replace(frames[3], T_map_cam=None)
     frames[4] = replace(frames[4], depth=torch.full_like(frames[4].depth, torch.nan))
     tracks = [noisy.tracks(i) if i != 5 else None for i in range(9)]
-    steps = [one.push(frame, track) for frame, track in zip(frames, tracks, strict=True)]
-    done = [each for step in steps for each in step] + list(one.finish())
+    done = refiner().refine(list(zip(frames, tracks, strict=True)), ())
     for index in (3, 4, 5):
         assert done[index] is frames[index]
     for index in (0, 1, 2, 6, 7, 8):
@@ -142,49 +140,45 @@ def test_frames_without_tracks_pose_or_depth_pass_unchanged():
         assert not torch.equal(done[index].depth, frames[index].depth)
 
 
-def test_mode_off_gives_every_frame_back_at_once():
-    one, frame = refiner("off"), stream().reconstruction(0)
-    assert one.lag == 0 and refiner(radius=3).lag == 3
-    assert one.push(frame, stream().tracks(0)) == (frame,)
-    assert one.finish() == ()
+def test_tracks_seen_in_one_frame_alone_leave_its_depth_as_it_was():
+    noisy = stream()
+    (done,) = refiner().refine(rows(noisy, range(1)), ())
+    assert torch.equal(done.depth, noisy.depth[0]) and len(done.tracks.ids) > 0
+
+
+def test_mode_off_changes_nothing():
+    frame = stream().reconstruction(0)
+    assert refiner("off").refine([(frame, stream().tracks(0))], ()) == (frame,)
 
 
 def test_submaps_share_no_gauge():
-    noisy, one, alone = stream(), refiner(), refiner()
+    noisy = stream()
     far = se3.exp(torch.tensor([50.0, 0, 0, 0, 0, 1.0], dtype=torch.float64))
-    first = [each for step in pushed(one, range(6)) for each in step]
     shifted = [
-        replace(frame, submap=1, T_map_cam=far @ frame.T_map_cam)
-        for frame in (noisy.reconstruction(i) for i in range(6, 12))
+        (replace(frame, submap=1, T_map_cam=far @ frame.T_map_cam), tracks)
+        for frame, tracks in rows(noisy, range(6, 12))
     ]
-    steps = [one.push(frame, noisy.tracks(i + 6)) for i, frame in enumerate(shifted)]
-    assert [len(step) for step in steps] == [2, 0, 1, 1, 1, 1]
-    first += steps[0]
-    expected = [each for step in pushed(alone, range(6)) for each in step] + list(alone.finish())
-    assert all(same(a, b) for a, b in zip(first, expected, strict=True))
-    second = [each for step in steps[1:] for each in step] + list(one.finish())
-    fresh = pushed(alone, range(6, 12))
-    expected = [each for step in fresh for each in step] + list(alone.finish())
-    for a, b in zip(second, expected, strict=True):
+    one = refiner()
+    done = one.refine(rows(noisy, range(6)) + shifted[:3], shifted[3:])
+    done += one.refine(shifted[3:], ())
+    expected = refiner().refine(rows(noisy, range(6)), ())
+    assert all(same(a, b) for a, b in zip(done[:6], expected, strict=True))
+    expected = refiner().refine(rows(noisy, range(6, 12)), ())
+    for a, b in zip(done[6:], expected, strict=True):
         torch.testing.assert_close(a.depth, b.depth)
         moved = se3.transform(far, b.tracks.points.double()).float()
         torch.testing.assert_close(a.tracks.points, moved)
 
 
 def test_reset_forgets_and_what_is_kept_is_bounded():
-    one, fresh = refiner(), refiner()
+    one = refiner()
     for _ in range(3):
-        pushed(one, range(LENGTH))
-        assert (len(one._waiting), len(one._history._frames), len(one._history._ages)) == (2, 8, 3)
+        stream().through(one, range(LENGTH))
+        assert (len(one._history._frames), len(one._history._ages)) == (8, 3)
+        assert one._num_known <= 2
     one.reset()
-    assert all(
-        same(a, b)
-        for a, b in zip(
-            (each for step in pushed(one, range(5)) for each in step),
-            (each for step in pushed(fresh, range(5)) for each in step),
-            strict=True,
-        )
-    )
+    found, fresh = (stream().through(each, range(5)) for each in (one, refiner()))
+    assert all(same(a, b) for a, b in zip(found, fresh, strict=True))
 
 
 def test_tracks_are_lifted_from_the_pixels_of_the_depth_image():

@@ -258,7 +258,7 @@ class MotionConfig:
 
 @dataclass(frozen=True)
 class RefinementConfig:
-    """Smoothing of depth and tracks over time; it delays final frames by `radius`."""
+    """Smoothing of depth and tracks of final frames over time."""
 
     mode: str = setting(
         "robust",

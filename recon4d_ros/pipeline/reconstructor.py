@@ -20,6 +20,7 @@ from recon4d_ros.datatypes import (
     Reconstruction,
     StepOutput,
     TrackingState,
+    Tracks,
     Window,
     WindowPrediction,
 )
@@ -30,6 +31,7 @@ from recon4d_ros.pipeline.timing import Stopwatch
 from recon4d_ros.pipeline.window import SlidingWindow
 from recon4d_ros.predictors.interface import Described, PointmapPredictor
 from recon4d_ros.refinement.completion import complete
+from recon4d_ros.refinement.refiner import Refiner
 
 OnProvisional = Callable[[Reconstruction], None]
 
@@ -44,6 +46,7 @@ class Reconstructor:
         self._window = SlidingWindow(config.window)
         self._segmenter = Segmenter(config.motion)
         self._aligner = Aligner(config.alignment)
+        self._refiner = Refiner(config.refinement)
         self._map = StaticMap(config.map)
         self._masks: dict[int, DynamicMask] = {}
         self._is_dense: dict[int, bool] = {}
@@ -110,6 +113,7 @@ class Reconstructor:
         self._window.reset()
         self._segmenter.reset()
         self._aligner.reset()
+        self._refiner.reset()
         self._map.reset()
         self._masks, self._is_dense = {}, {}
         self._num_final = 0
@@ -127,6 +131,23 @@ class Reconstructor:
         predictor = self._predictor
         facts = predictor.description if isinstance(predictor, Described) else {}
         return {"predictor": predictor.name, "device": "cpu", **facts}
+
+    def _refined(
+        self, window: Window, aligned: AlignedWindow, settled: list[int]
+    ) -> tuple[Reconstruction, ...]:
+        """Final frames, smoothed with those before and after them."""
+        later = [index for index in window.indices if settled and index > settled[-1]]
+        parts = [
+            [
+                (
+                    _final(window, aligned, index, self._is_dense[index]),
+                    _tracks(aligned.prediction, index),
+                )
+                for index in indices
+            ]
+            for indices in (settled, later[: self._config.refinement.radius])
+        ]
+        return self._refiner.refine(*parts)
 
     def _into_map(self, final: Reconstruction) -> None:
         """Every `map.frame_stride`-th frame that shows depth."""
@@ -183,9 +204,7 @@ class Reconstructor:
             aligned = self._aligner.align(window, prediction, dynamic)
             events = self._aligner.commit(aligned, window, close_loops=close_loops)
         with watch.stage("refine"):
-            final = tuple(
-                _final(window, aligned, index, self._is_dense[index]) for index in settled
-            )
+            final = self._refined(window, aligned, settled)
         with watch.stage("map"):
             for reconstruction in final:
                 self._into_map(reconstruction)
@@ -257,6 +276,15 @@ def _final(window: Window, aligned: AlignedWindow, index: int, is_dense: bool) -
             is_dense=is_dense,
         )
     )
+
+
+def _tracks(prediction: WindowPrediction, index: int) -> Tracks | None:
+    """Tracks of one frame of a window (T = 1)."""
+    tracks, row = prediction.tracks, prediction.indices.index(index)
+    if tracks is None:
+        return None
+    here = slice(row, row + 1)
+    return Tracks(tracks.ids, tracks.uv[here], tracks.visibility[here], tracks.mobility[here])
 
 
 def _pose_or_none(T: Tensor) -> Tensor | None:

@@ -1,8 +1,8 @@
-"""C4D's point trajectory smoothness on a stream: smoothed tracks and depth at a fixed lag."""
+"""C4D's point trajectory smoothness on a stream: smoothed tracks and depth of final frames."""
 
 from __future__ import annotations
 
-from collections import deque
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -15,64 +15,89 @@ from recon4d_ros.geometry import pointmap, se3
 from recon4d_ros.refinement.blend_displacement import BlendedDisplacement, Controls
 from recon4d_ros.refinement.closed_form_depth import closed_form_depth
 from recon4d_ros.refinement.lifting import lift_tracks
-from recon4d_ros.refinement.track_history import SmoothedSights, TrackHistory
+from recon4d_ros.refinement.track_history import Sights, SmoothedSights, TrackHistory
+
+# What a frame has beside its own depth and pose: tracks (T = 1, px of its own size) or None.
+Tracked = tuple[Reconstruction, Tracks | None]
 
 
 class Refiner:
-    """Gives each frame of one stream back `lag` frames later, refined.
+    """Refines the frames of one stream, in the order in which they become final.
 
-    Bounded: `lag` reconstructions, and the tracks of a few frames more. A frame without pose,
-    depth or tracks passes through unchanged; submaps are smoothed apart, for they share no gauge.
+    Each is smoothed together with the `radius` frames on either side. Bounded: the tracks of a few
+    frames. A frame without pose, depth or tracks passes through unchanged; submaps are smoothed
+    apart, for they share no gauge.
     """
 
     def __init__(self, config: RefinementConfig) -> None:
         """Make a refiner that has seen nothing."""
         self._config = config
-        self._history = TrackHistory(config)
-        self._waiting: deque[Reconstruction] = deque()
-
-    @property
-    def lag(self) -> int:
-        """Frames that must follow before a frame comes back."""
-        return 0 if self._config.mode == "off" else self._config.radius
-
-    def push(
-        self, reconstruction: Reconstruction, tracks: Tracks | None
-    ) -> tuple[Reconstruction, ...]:
-        """Take the next frame; give back what is done, oldest first.
-
-        Args:
-            reconstruction: of the frame.
-            tracks: of the frame alone (T = 1), px of its own size; None: there are none.
-
-        Returns:
-            Mostly one frame; none at first, and all that wait when a new submap begins.
-
-        Raises:
-            GeometryError: the tracks are those of several frames.
-        """
-        if self._config.mode == "off":
-            return (reconstruction,)
-        sights = lift_tracks(tracks, reconstruction, self._config.min_visibility)
-        done: tuple[Reconstruction, ...] = ()
-        if self._waiting and self._waiting[-1].submap != reconstruction.submap:
-            done = self.finish()
-        self._waiting.append(reconstruction)
-        smoothed = self._history.push(sights)
-        return done if smoothed is None else (*done, self._refined(smoothed))
-
-    def finish(self) -> tuple[Reconstruction, ...]:
-        """At the end of a stream or submap: the frames that still wait, oldest first."""
-        return tuple(self._refined(smoothed) for smoothed in self._history.finish())
+        self.reset()
 
     def reset(self) -> None:
         """Forget everything."""
-        self._history.reset()
-        self._waiting.clear()
+        self._history = TrackHistory(self._config)
+        self._submap = 0
+        self._num_known = 0
 
-    def _refined(self, smoothed: SmoothedSights) -> Reconstruction:
-        """The oldest waiting frame with the depth that its smoothed tracks ask for."""
-        before = self._waiting.popleft()
+    def refine(
+        self, settled: Sequence[Tracked], ahead: Sequence[Tracked]
+    ) -> tuple[Reconstruction, ...]:
+        """Refined frames, as many as are settled.
+
+        Args:
+            settled: the next frames of the stream.
+            ahead: frames that follow them, as far as they are known and whatever becomes of them;
+                the last of the settled ones are smoothed with these.
+
+        Raises:
+            GeometryError: tracks are those of several frames.
+        """
+        frames = [frame for frame, _ in settled]
+        if self._config.mode == "off" or not settled:
+            return tuple(frames)
+        done: list[SmoothedSights] = []
+        for row, (frame, tracks) in enumerate(settled):
+            if frame.submap != self._submap:
+                done += self._rest(row - len(done), ())
+                self.reset()
+                self._submap = frame.submap
+            done += self._pushed(self._history, self._sights(frame, tracks))
+        done += self._rest(len(settled) - len(done), ahead)
+        pairs = zip(frames, done, strict=True)
+        return tuple(self._refined(frame, smoothed) for frame, smoothed in pairs)
+
+    def _sights(self, frame: Reconstruction, tracks: Tracks | None) -> Sights:
+        return lift_tracks(tracks, frame, self._config.min_visibility)
+
+    def _pushed(self, history: TrackHistory, sights: Sights) -> list[SmoothedSights]:
+        """What one more frame brings, less what was handed out before it was known."""
+        smoothed = history.push(sights)
+        if smoothed is None:
+            return []
+        if self._num_known > 0:
+            self._num_known -= 1
+            return []
+        return [smoothed]
+
+    def _rest(self, number: int, ahead: Sequence[Tracked]) -> list[SmoothedSights]:
+        """The newest `number` frames, smoothed with what is known of those that follow."""
+        if number == 0:
+            return []
+        history = self._history.copy()
+        smoothed = [
+            history.push(self._sights(frame, tracks))
+            for frame, tracks in ahead[: self._config.radius]
+            if frame.submap == self._submap
+        ]
+        known = [entry for entry in smoothed if entry is not None] + list(history.finish())
+        # The history still holds frames handed out before, and what it was given of later ones.
+        first = self._num_known
+        self._num_known += number
+        return known[first : first + number]
+
+    def _refined(self, before: Reconstruction, smoothed: SmoothedSights) -> Reconstruction:
+        """The frame with the depth that its smoothed tracks ask for."""
         seen = smoothed.points.isfinite().all(dim=-1)
         if before.T_map_cam is None or not bool(seen.any()):
             return before
@@ -83,6 +108,8 @@ class Refiner:
             mobility=smoothed.sights.mobility[seen],
         )
         controls = _controls(smoothed, seen, before.T_map_cam)
+        if not bool((controls.displacements != 0).any()):  # tracks seen in this frame alone
+            return replace(before, tracks=tracks)
         return replace(before, depth=self._depth(before, controls), tracks=tracks)
 
     def _depth(self, reconstruction: Reconstruction, controls: Controls) -> Tensor:

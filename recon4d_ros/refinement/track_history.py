@@ -77,6 +77,13 @@ class TrackHistory:
         self._ages: deque[Tensor] = deque(maxlen=1 + config.radius)
         self._num_waiting = 0
 
+    def copy(self) -> TrackHistory:
+        """The same history, to be carried on apart from this one."""
+        other = TrackHistory(self._config)
+        other._frames, other._ages = self._frames.copy(), self._ages.copy()
+        other._num_waiting = self._num_waiting
+        return other
+
     def push(self, sights: Sights) -> SmoothedSights | None:
         """Take the next frame; give the one `radius` frames before it, if there is one."""
         self._append(sights)

@@ -21,7 +21,13 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 from torch import Tensor
 
-from recon4d_ros.datatypes import Intrinsics, MapCorrection, PointCloud, Reconstruction
+from recon4d_ros.datatypes import (
+    Intrinsics,
+    MapCorrection,
+    PointCloud,
+    Reconstruction,
+    Tracks3D,
+)
 from recon4d_ros.geometry import image_grid, pointmap, se3, sim3
 from recon4d_ros.storage.messages import encode_image
 
@@ -38,6 +44,12 @@ _MAP_POINT = np.dtype(
     {
         "names": ["x", "y", "z", "rgb", "confidence", "observations"],
         "formats": ["<f4", "<f4", "<f4", "<u4", "<f4", "<u4"],
+    }
+)
+_TRACK = np.dtype(
+    {
+        "names": ["x", "y", "z", "id", "age", "mobility"],
+        "formats": ["<f4", "<f4", "<f4", "<u4", "<u4", "<f4"],
     }
 )
 # A similarity of the map; the stamp is that of the time it belongs to.
@@ -121,6 +133,20 @@ def map_cloud(cloud: PointCloud, header: Header) -> PointCloud2:
     records["rgb"] = _packed_rgb(cloud.rgb)
     records["confidence"] = cloud.confidence.numpy()
     records["observations"] = cloud.num_observations.numpy()
+    return _cloud_message(records[None], header, is_dense=True)
+
+
+def tracks_cloud(tracks: Tracks3D, header: Header) -> PointCloud2:
+    """Smoothed tracks of one frame, unorganised, in the map: x y z id age mobility.
+
+    The same id is the same physical point from frame to frame; age counts frames since it was
+    first seen.
+    """
+    records = np.zeros(len(tracks.ids), _TRACK)
+    _set_xyz(records, tracks.points)
+    records["id"] = tracks.ids.numpy() % 2**32
+    records["age"] = tracks.age.numpy()
+    records["mobility"] = tracks.mobility.numpy()
     return _cloud_message(records[None], header, is_dense=True)
 
 

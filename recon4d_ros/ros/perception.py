@@ -250,6 +250,7 @@ class Perception:
             for final in step.final:
                 if final.submap == self._status.submap:
                     self._outputs.revise_path(final, admitted.header.frame_id)
+                    self._outputs.publish_tracks(final)
         for event in step.events:
             if event.correction is not None:
                 self._correct(event.correction, admitted)

@@ -90,6 +90,7 @@ class Outputs:
         self._points = self._make(PointCloud2, "~/points")
         self._dynamic_points = self._make(PointCloud2, "~/dynamic_points")
         self._dynamic_mask = self._make(Image, "~/dynamic_mask")
+        self._tracks = self._make(PointCloud2, "~/tracks")
         self._depth = self._make(Image, "~/depth/image")
         self._depth_info = self._make(CameraInfo, "~/depth/camera_info")
         self._static_map = self._make(PointCloud2, "~/static_map", qos.LATCHED)
@@ -163,6 +164,12 @@ class Outputs:
         header = header_message(final.frame.stamp_ns, self._frames.map)
         pose = conversions.pose_message(T_map_child, header)
         self._path_history.replace(final.frame.index, pose)
+
+    def publish_tracks(self, final: Reconstruction) -> None:
+        """Smoothed tracks of an earlier frame, in the map, with the stamp of its image."""
+        if final.tracks is not None and _is_heard(self._tracks):
+            header = header_message(final.frame.stamp_ns, self._frames.map)
+            self._tracks.publish(conversions.tracks_cloud(final.tracks, header))
 
     def publish_dense(self, result: Reconstruction, admitted: Admitted) -> None:
         """Depth, mask and clouds of a new frame, in the frame of its camera."""

@@ -70,8 +70,22 @@ def write_text(path: Path, text: str) -> None:
     Raises:
         OutputError: the file cannot be written.
     """
+    _write(path, text, "w")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Write text at the end of a file.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    _write(path, text, "a")
+
+
+def _write(path: Path, text: str, mode: str) -> None:
     try:
-        path.write_text(text)
+        with path.open(mode) as file:
+            file.write(text)
     except OSError as error:
         raise OutputError(
             f"cannot write {path}: {error.strerror}; free the disk or choose another place"

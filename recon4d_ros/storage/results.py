@@ -17,11 +17,11 @@ import yaml
 from torch import Tensor
 
 from recon4d_ros.config import Config
-from recon4d_ros.datatypes import MapCorrection, PointCloud, Reconstruction, Trajectory
+from recon4d_ros.datatypes import MapCorrection, PointCloud, Reconstruction, Tracks3D, Trajectory
 from recon4d_ros.errors import OutputError
 from recon4d_ros.geometry import sim3
 from recon4d_ros.storage.images import read_depth, write_depth, write_mask
-from recon4d_ros.storage.index import IndexEntry, write_index, write_text
+from recon4d_ros.storage.index import IndexEntry, append_text, write_index, write_text
 from recon4d_ros.storage.ply import write_ply
 from recon4d_ros.storage.rectification import CameraModel, Rectifier
 from recon4d_ros.storage.sequence_writer import describe_camera
@@ -34,11 +34,13 @@ _FILES = (
     "map.ply",
     "depth.txt",
     "masks.txt",
+    "tracks.csv",
     "intrinsics.json",
     "summary.png",
     "report.json",
 )
 _IMAGE_FOLDERS = ("depth", "masks")
+_TRACKS_HEADER = "stamp_ns,id,age,x,y,z,mobility\n"
 
 # Stored units per median depth: the range reaches 32 medians in steps of 1/2000 of one.
 _STEPS_PER_MEDIAN = 2000.0
@@ -89,6 +91,7 @@ class ResultFolder:
             raise OutputError(
                 f"cannot write into {path}: {error.strerror}; choose another folder with --out"
             ) from error
+        write_text(path / "tracks.csv", _TRACKS_HEADER)
         write_text(path / "config.yaml", yaml.safe_dump(config.nested(), sort_keys=False))
 
     @property
@@ -111,6 +114,8 @@ class ResultFolder:
         stamp_ns = result.frame.stamp_ns
         if result.T_map_cam is not None:
             self._final.append(_Posed(stamp_ns, result.submap, result.T_map_cam))
+        if result.tracks is not None:
+            append_text(self.path / "tracks.csv", _track_lines(stamp_ns, result.tracks))
         self._masks.append(self._entry("masks", stamp_ns))
         write_mask(self._masks[-1].path, rectifier.mask_to_input(result.dynamic_mask))
         scale = self._scale_for(result.depth)
@@ -190,6 +195,16 @@ class ResultFolder:
             if known.numel() >= max(1.0, _MIN_VALID_FOR_SCALE * depth.numel()):
                 self._depth_scale = _rounded(_STEPS_PER_MEDIAN / float(known.median()))
         return self._depth_scale
+
+
+def _track_lines(stamp_ns: int, tracks: Tracks3D) -> str:
+    """One line per track of a frame, in the map as it was when the frame became final."""
+    columns = (tracks.ids, tracks.age, *tracks.points.unbind(dim=1), tracks.mobility)
+    rows = zip(*(column.tolist() for column in columns), strict=True)
+    return "".join(
+        f"{stamp_ns},{number},{age},{x:.6g},{y:.6g},{z:.6g},{mobility:.3g}\n"
+        for number, age, x, y, z, mobility in rows
+    )
 
 
 def check_folder(path: Path, *, overwrite: bool) -> None:

@@ -6,6 +6,7 @@ is bounded: a table of points, the window's frames and a few keyframes.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -156,6 +157,16 @@ class Odometry:
         rows = np.flatnonzero(table.used)
         rows = rows[self._points.are_sure(rows)]
         return table.ids[rows], self._points.positions(rows)
+
+    def tracks(self, frames: Sequence[int]) -> tuple[Index, Array, Mask]:
+        """Ids (N,), px (T, N, 2), NaN where not seen, and which of the points are surely known."""
+        table = self._table
+        known = [frame for frame in frames if frame in table.frames]
+        uv = np.full((len(frames), len(table.ids), 2), np.nan)
+        for frame in known:
+            uv[frames.index(frame)] = table.uv[:, table.column(frame)]
+        rows = np.flatnonzero(table.used & np.isfinite(uv[..., 0]).any(axis=0))
+        return table.ids[rows], uv[:, rows], self._points.are_sure(rows)
 
     def sparse_depth(self, index: int) -> tuple[Array, Array]:
         """Pixels (N, 2) and depths (N,) of the surely known points seen in a frame."""

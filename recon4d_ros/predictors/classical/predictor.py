@@ -6,7 +6,6 @@ from collections import OrderedDict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
-import cv2
 import numpy as np
 import torch
 from torch import Tensor
@@ -19,11 +18,12 @@ from recon4d_ros.datatypes import (
     Intrinsics,
     IntrinsicsSource,
     TrackingState,
+    Tracks,
     Window,
     WindowPrediction,
 )
 from recon4d_ros.errors import PredictorError
-from recon4d_ros.geometry.image_grid import fit_long_side, resize_intrinsics
+from recon4d_ros.geometry.image_grid import fit_long_side, resize_intrinsics, resize_uv
 from recon4d_ros.predictors.classical import rigid
 from recon4d_ros.predictors.classical.depth import (
     InverseDepth,
@@ -34,6 +34,7 @@ from recon4d_ros.predictors.classical.depth import (
     measured,
     unknown,
 )
+from recon4d_ros.predictors.classical.images import fitted, grey_image
 from recon4d_ros.predictors.classical.odometry import Odometry, Tracked
 from recon4d_ros.predictors.classical.pinhole import Pinhole
 from recon4d_ros.predictors.classical.rigid import Array
@@ -43,6 +44,8 @@ from recon4d_ros.predictors.flow import FlowHistory
 
 # Focal length over the long side of a camera of which nothing is known (56 degrees of view).
 _USUAL_FOCAL = 0.95
+# Mobility of points that agree with the camera's motion, and of those not judged yet.
+_STATIC, _UNKNOWN = 0.0, 0.3
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,13 +98,13 @@ class ClassicalPredictor:
             PredictorError: the frame's size or intrinsics differ from those before.
         """
         self._check(frame)
-        grey = _grey(frame)
-        image = _fitted(grey, self._tracking_size)
+        grey = grey_image(frame)
+        image = fitted(grey, self._tracking_size)
         fields: tuple[FlowField, ...] = ()
         estimate = unknown(self._dense.size)
         if dense:
             # Flow and odometry know nothing of each other, and OpenCV works outside the GIL.
-            small = _fitted(grey, self._dense.size)
+            small = fitted(grey, self._dense.size)
             flowing = self._worker.submit(self._flow.push, frame.index, small)
             tracked = self._advance(frame, image)
             fields = flowing.result()
@@ -344,8 +347,18 @@ class ClassicalPredictor:
             flows=self._flows_inside(window),
             landmark_ids=torch.from_numpy(ids),
             landmarks_key=torch.from_numpy(positions),
+            tracks=self._tracks(window),
             T_gauge_key=torch.from_numpy(rigid.inverse(T_key)),
         )
+
+    def _tracks(self, window: Window) -> Tracks:
+        """The points of the odometry: static, as far as their depth is known."""
+        assert self._odometry is not None and self._input is not None
+        ids, uv, is_sure = self._odometry.tracks(window.indices)
+        px = resize_uv(torch.from_numpy(uv), self._tracking_size, self._input.size).float()
+        seen = px[..., 0].isfinite()
+        mobility = torch.where(torch.from_numpy(is_sure), _STATIC, _UNKNOWN).expand(seen.shape)
+        return Tracks(torch.from_numpy(ids), px, seen.float(), mobility)
 
     def _points_key(self, depth: Tensor, T_key_cam: Tensor) -> Tensor:
         """Pointmaps (T, H, W, 3) in the key camera of depths (T, H, W)."""
@@ -378,16 +391,3 @@ class ClassicalPredictor:
 
     def _on_dense_grid(self, px: float) -> float:
         return px * self._dense.width / self._tracking_size[1]
-
-
-def _grey(frame: Frame) -> Grey:
-    rgb = np.ascontiguousarray(frame.rgb.numpy())
-    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)
-
-
-def _fitted(grey: Grey, size: tuple[int, int]) -> Grey:
-    """The image at (height, width), smoothed when shrunk."""
-    if grey.shape == size:
-        return grey
-    resized = cv2.resize(grey, size[::-1], interpolation=cv2.INTER_AREA)
-    return np.asarray(resized, np.uint8)
