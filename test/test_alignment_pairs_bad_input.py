@@ -105,7 +105,7 @@ def test_identical_frames_stand_and_say_so(method):
     scene = PairScene(pose(3).repeat(4, 1, 1), has_ball=False, along=0.002)
     result = align_pairs(**scene.predictions(offsets(4, (1, 2))), method=method, config=QUICK)
     moved = result.T_world_cam[:, :3, 3].norm(dim=-1).max() / result.depth.median()
-    assert float(moved) < 1e-3
+    assert float(moved) < 2e-3
     assert any("stands or turns" in note for note in result.report.notes)
 
 

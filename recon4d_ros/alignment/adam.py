@@ -16,7 +16,6 @@ from torch import Tensor
 
 from recon4d_ros.alignment import objectives
 from recon4d_ros.alignment.optics import Optics
-from recon4d_ros.alignment.pair_flow import confirmed_matches, matched_flow
 from recon4d_ros.alignment.pairs import Pairs
 from recon4d_ros.alignment.spanning_tree import Chain
 from recon4d_ros.config import OfflineConfig
@@ -110,6 +109,7 @@ class _Measured:
 def descend(
     pairs: Pairs,
     masks: Tensor,
+    confirmed: Tensor | None,
     start: Chain,
     depth: Tensor,
     optics: Optics,
@@ -120,13 +120,14 @@ def descend(
     Args:
         pairs: predictions.
         masks: (N, H, W) bool, what moves.
+        confirmed: (E, H, W) bool, where matches count; None only without matching.
         start: first guess of poses, scales and focal length.
         depth: (N, H, W) first guess, no NaN.
         optics: principal point, and whether to estimate the focal length.
         config: iterations, rates and weights.
     """
     unknowns = _Unknowns(pairs, start, depth.flatten(1), optics.free)
-    measured = _measured(pairs, masks, optics, start.focal_px)
+    measured = _measured(pairs, masks, confirmed, optics)
     totals: list[float] = []
 
     def step(share: float) -> Tensor:
@@ -223,7 +224,13 @@ def _movement(poses_1: Tensor, world_2: Tensor, focal: Tensor, measured: _Measur
 
 
 def evaluate(
-    pairs: Pairs, masks: Tensor, chain: Chain, depth: Tensor, optics: Optics, config: OfflineConfig
+    pairs: Pairs,
+    masks: Tensor,
+    confirmed: Tensor | None,
+    chain: Chain,
+    depth: Tensor,
+    optics: Optics,
+    config: OfflineConfig,
 ) -> dict[str, float]:
     """The objectives of the first stage at any solution, each pair lying where its frame does.
 
@@ -232,6 +239,7 @@ def evaluate(
     Args:
         pairs: predictions.
         masks: (N, H, W) bool, what moves.
+        confirmed: (E, H, W) bool, where matches count; None only without matching.
         chain: poses, scales and focal length.
         depth: (N, H, W), no NaN.
         optics: principal point.
@@ -240,21 +248,20 @@ def evaluate(
     every = 1 + pairs.first.weight.numel() // _JUDGED
     with torch.no_grad():
         unknowns = _Unknowns(pairs, chain, depth.flatten(1)[:, ::every], free_focal=False)
-        measured = _measured(pairs, masks, optics, chain.focal_px, every)
+        measured = _measured(pairs, masks, confirmed, optics, every)
         parts = _objectives(unknowns, measured, pairs, config, True)
         losses = {name: float(value) for name, value in parts.items()}
         return losses | {"total": float(_total(parts, config))}
 
 
 def _measured(
-    pairs: Pairs, masks: Tensor, optics: Optics, focal_px: Tensor, every: int = 1
+    pairs: Pairs, masks: Tensor, confirmed: Tensor | None, optics: Optics, every: int = 1
 ) -> _Measured:
     uv = optics.squared(camera.pixel_grid(pairs.size)) - torch.tensor(optics.centre_px)
     static = ~masks[pairs.edges[:, 1]]
     matched = None
-    if pairs.matching is not None:
-        flow = matched_flow(pairs, optics.matrix(focal_px))
-        static = static & confirmed_matches(pairs, flow)
+    if pairs.matching is not None and confirmed is not None:
+        static = static & confirmed
         points = pairs.matching.points
         in_front = points[..., 2:] > 0
         direction = points[..., :2] / torch.where(in_front, points[..., 2:], 1.0)

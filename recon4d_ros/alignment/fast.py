@@ -104,7 +104,6 @@ def refine(
     seen: Observations,
     optics: Optics,
     max_steps: int,
-    held: Tensor | None = None,
 ) -> Solution:
     """Steps from a first guess to the optimum.
 
@@ -115,12 +114,11 @@ def refine(
         seen: what the pairs say of the samples.
         optics: principal point, and whether to estimate the focal length.
         max_steps: bound on steps, accepted or not.
-        held: (N,) bool, frames whose pose and depth are not touched; None holds frame 0's pose.
 
     Raises:
         AlignmentError: the residuals are not finite, or no step can be solved for.
     """
-    columns = _columns(pairs, optics.free, held)
+    columns = _columns(pairs, optics.free)
     problem = Problem(pairs, samples, seen, optics.centre_px, columns)
     state, damping = start, _DAMPING
     noise = measured_noise(problem, state)
@@ -147,9 +145,10 @@ def refine(
     return Solution(state, noise, tuple(costs), reason)
 
 
-def _columns(pairs: Pairs, free_focal: bool, held: Tensor | None) -> Columns:
+def _columns(pairs: Pairs, free_focal: bool) -> Columns:
+    """Frame 0 is held: it is the origin."""
     num_frames, num_edges = pairs.num_frames, len(pairs.edges)
-    free = torch.arange(num_frames) > 0 if held is None else ~held
+    free = torch.arange(num_frames) > 0
     pose = torch.full((num_frames, 6), FIXED)
     num_pose = 6 * int(free.sum())
     pose[free] = torch.arange(num_pose).reshape(-1, 6)

@@ -169,7 +169,10 @@ def _depth_parts(
 
 def _mixed(block: Block, rows: Rows) -> Tensor:
     """Derivative (E, L, P) of the gradient of each depth by the shared unknowns."""
-    mixed = (rows.jacobian * rows.log_depth.unsqueeze(-3)).sum(dim=-2)
+    J, d = rows.jacobian, rows.log_depth
+    mixed = J[..., 0, :] * d[..., None, 0, :]
+    for row in range(1, d.shape[-2]):
+        mixed.addcmul_(J[..., row, :], d[..., None, row, :])
     return (mixed if block.lift is None else block.lift.mT @ mixed).double()
 
 

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from recon4d_ros.alignment.pair_flow import confirmed_matches, matched_flow
 from recon4d_ros.alignment.pairs import Pairs
 from recon4d_ros.alignment.samples import Samples
-from recon4d_ros.geometry.camera import Camera
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,27 +32,24 @@ class Observations:
     matched_weight: Tensor
 
 
-def observe(pairs: Pairs, samples: Samples, K: Camera) -> Observations:
+def observe(pairs: Pairs, samples: Samples, confirmed: Tensor | None) -> Observations:
     """What the pairs say of the samples.
-
-    Matches keep their weight where the way forth and back returns to its start.
 
     Args:
         pairs: predictions.
         samples: pixels to use.
-        K: camera of all frames, a first guess.
+        confirmed: (E, H, W) bool, where matches count; None only without matching.
     """
     i, j = pairs.edges.T
     own, other = (
         (_planes(samples, view.points, frames), _share(samples, view.weight, frames))
         for view, frames in ((pairs.first, i), (pairs.second, j))
     )
-    if pairs.matching is None:
+    if pairs.matching is None or confirmed is None:
         matched, matched_weight = torch.zeros_like(other[0]), torch.zeros_like(other[1])
         matched[:, 2] = 1.0
     else:
         matched = _planes(samples, pairs.matching.points, j)
-        confirmed = confirmed_matches(pairs, matched_flow(pairs, K))
         matched_weight = _share(samples, pairs.matching.weight * confirmed, j)
         matched_weight = torch.where(matched[:, 2] > 0, matched_weight, 0.0)
         matched = torch.where(matched[:, 2:] > 0, matched, 1.0)

@@ -28,6 +28,7 @@ from recon4d_ros.alignment.offline_result import (
     notes,
 )
 from recon4d_ros.alignment.optics import Optics
+from recon4d_ros.alignment.pair_flow import confirmed_matches, matched_flow
 from recon4d_ros.alignment.pairs import Array, Pairs, checked_pairs
 from recon4d_ros.alignment.samples import Samples, static_samples
 from recon4d_ros.alignment.spanning_tree import Chain
@@ -41,7 +42,7 @@ Method = Literal["fast", "adam"]
 Smoother = Callable[[Tensor, Tensor], Tensor]
 
 # Pixels that speak for the focal length before anything else is known.
-_FOCAL_SAMPLES = 2048
+_FOCAL_SAMPLES = 512
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +92,7 @@ def align_pairs(
             of i. Without it only points that contradict the alignment are seen to move.
         conf_matching: (E, H, W) confidence of the matching; None takes conf_2.
         intrinsics: of all frames, or a camera matrix (3, 3); None estimates the focal length.
-        config: sections `offline` and `motion`; None takes the defaults.
+        config: sections `offline`, `motion` and `depth`; None takes the defaults.
         method: "fast", second-order steps on sampled static pixels with all other depth in closed
             form; "adam", the literal schedule of the paper over all pixels.
         smooth_points: second stage: gives smoothed world points (N, H, W, 3), NaN for none, of
@@ -126,7 +127,9 @@ def align_pairs(
         + (settings.offline.iterations if smooth_points and method == "adam" else 0),
         stop_reason=first.stop_reason,
         seconds=time.perf_counter() - begin,
-        notes=notes(pairs, first.chain, first.noise, first.crowded_out),
+        notes=notes(
+            pairs, first.chain, first.noise, first.crowded_out, settings.depth.min_baseline
+        ),
     )
     found = lens.intrinsics(first.chain.focal_px)
     return PairAlignment(first.chain.T_world_cam, found, depth, masks, report)
@@ -147,11 +150,12 @@ def _fast(pairs: Pairs, masks: Tensor, lens: Optics, settings: Config) -> _Stage
     samples = static_samples(pairs, masks, config.samples, config.min_static_px)
     samples = replace(samples, uv=lens.squared(samples.uv))
     start = _start(pairs, samples, lens)
-    seen = observe(pairs, samples, lens.matrix(start.focal_px))
+    confirmed = _confirmed(pairs, lens, start)
+    seen = observe(pairs, samples, confirmed)
     found = fast.refine(pairs, samples, start, seen, lens, config.max_steps)
     chain = found.chain
     depth = dense_depth.fused_depth(pairs, chain, lens.matrix(chain.focal_px), found.noise)
-    losses = adam.evaluate(pairs, masks, chain, _filled(depth), lens, config)
+    losses = adam.evaluate(pairs, masks, confirmed, chain, _filled(depth), lens, config)
     return _Stage1(
         chain=chain,
         depth=depth,
@@ -170,10 +174,11 @@ def _adam(pairs: Pairs, masks: Tensor, lens: Optics, settings: Config) -> _Stage
     samples = replace(samples, uv=lens.squared(samples.uv))
     start = _start(pairs, samples, lens)
     # No step is made: only the noise of the first guess is asked for.
-    seen = observe(pairs, samples, lens.matrix(start.focal_px))
+    confirmed = _confirmed(pairs, lens, start)
+    seen = observe(pairs, samples, confirmed)
     noise = fast.refine(pairs, samples, start, seen, lens, max_steps=0).noise
     depth = dense_depth.fused_depth(pairs, start, lens.matrix(start.focal_px), noise)
-    found = adam.descend(pairs, masks, start, _filled(depth), lens, config)
+    found = adam.descend(pairs, masks, confirmed, start, _filled(depth), lens, config)
     known = depth.isfinite()
     depth = found.chain.log_depth.exp().float().reshape(depth.shape)
     return _Stage1(
@@ -185,6 +190,13 @@ def _adam(pairs: Pairs, masks: Tensor, lens: Optics, settings: Config) -> _Stage
         noise=noise,
         crowded_out=samples.crowded_out,
     )
+
+
+def _confirmed(pairs: Pairs, lens: Optics, start: Chain) -> Tensor | None:
+    """True (E, H, W) where matches lead forth and back; None without matching."""
+    if pairs.matching is None:
+        return None
+    return confirmed_matches(pairs, matched_flow(pairs, lens.matrix(start.focal_px)))
 
 
 def _contradicted(pairs: Pairs, first: _Stage1, lens: Optics, settings: Config) -> Tensor:

@@ -14,8 +14,6 @@ from recon4d_ros.alignment.spanning_tree import Chain
 from recon4d_ros.datatypes import Intrinsics
 from recon4d_ros.errors import AlignmentError
 
-# Camera centres that differ by less than this share of their depth show no parallax.
-_NO_PARALLAX = 1e-3
 # Points that disagree by more, over their distance, are hardly points of one world.
 _DISAGREEMENT = 0.1
 
@@ -62,7 +60,7 @@ class PairAlignment:
 
 
 def notes(
-    pairs: Pairs, chain: Chain, noise: Noise, crowded_out: tuple[int, ...]
+    pairs: Pairs, chain: Chain, noise: Noise, crowded_out: tuple[int, ...], min_baseline: float
 ) -> tuple[str, ...]:
     """Sentences on what the result does not rest on.
 
@@ -71,6 +69,7 @@ def notes(
         chain: poses and depths at the samples.
         noise: disagreement of the points at the end.
         crowded_out: frames with too few static pixels.
+        min_baseline: movement over the depth below which there is no parallax.
     """
     found = list(pairs.notes)
     for frame in crowded_out:
@@ -82,7 +81,7 @@ def notes(
         found.append(
             "no matching was given; the masks hold only points that contradict the alignment"
         )
-    if pairs.num_frames > 1 and _spread(chain) < _NO_PARALLAX:
+    if pairs.num_frames > 1 and _spread(chain) < min_baseline:
         found.append(
             f"the camera centres differ by {_spread(chain):.2g} of the depth only: the camera "
             "stands or turns, and the shape of its path means nothing"

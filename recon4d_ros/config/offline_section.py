@@ -51,7 +51,7 @@ class OfflineConfig:
         maximum=1000.0,
     )
     samples: int = setting(
-        512, "fast: static pixels per frame that fix poses and scales", minimum=32, maximum=100_000
+        256, "fast: static pixels per frame that fix poses and scales", minimum=32, maximum=100_000
     )
     max_steps: int = setting(15, "fast: bound on second-order steps", minimum=1, maximum=1000)
     min_static_px: int = setting(
