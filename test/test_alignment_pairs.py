@@ -61,6 +61,14 @@ def test_fast_reaches_at_least_the_optimum_of_adam(noisy):
     assert ate(fast.T_world_cam, noisy.T_world_cam) < ate(adam.T_world_cam, noisy.T_world_cam)
 
 
+def test_gradients_may_be_switched_off(exact):
+    config = Config().replaced({"offline.iterations": 2})
+    with torch.no_grad():
+        result = align_pairs(**exact.predictions(offsets(7)), method="adam", config=config)
+    assert result.report.iterations == 2
+    assert not result.depth.requires_grad
+
+
 def test_numpy_and_torch_give_the_same(exact):
     pairs = exact.predictions(offsets(7))
     one, other = align_pairs(**pairs), align_pairs(**{k: v.numpy() for k, v in pairs.items()})

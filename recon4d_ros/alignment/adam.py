@@ -179,7 +179,8 @@ def _adam(leaves: list[Tensor], loss: Callable[[float], Tensor], config: Offline
         rate = config.learning_rate + share * (config.final_learning_rate - config.learning_rate)
         optimiser.param_groups[0]["lr"] = rate
         optimiser.zero_grad()
-        loss(share).backward()  # type: ignore[no-untyped-call]
+        with torch.enable_grad():  # the caller may have switched gradients off
+            loss(share).backward()  # type: ignore[no-untyped-call]
         optimiser.step()
 
 

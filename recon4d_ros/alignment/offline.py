@@ -64,12 +64,12 @@ def align_pairs(
     conf_1: Array,
     points_2_in_1: Array,
     conf_2: Array,
-    *,
     matching_2_in_1: Array | None = None,
     conf_matching: Array | None = None,
     intrinsics: Intrinsics | Array | None = None,
     config: Config | None = None,
     method: Method = "fast",
+    *,
     smooth_points: Smoother | None = None,
 ) -> PairAlignment:
     """Align the predictions of directed pairs (i, j) of a clip's frames.

@@ -25,7 +25,8 @@ class AlignmentReport:
     Attributes:
         method: fast or adam.
         losses: the objectives at the end, unweighted (ga, cma, cts, and pts if smoothed), and
-            the weighted total of the first three; the mean scale of the pairs is 0.5.
+            the weighted total of the first three; cma is the sum of both directions, and the
+            mean scale of the pairs is 0.5.
         iterations: steps made, over both stages.
         stop_reason: why they ended.
         seconds: wall time.
