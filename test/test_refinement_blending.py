@@ -155,6 +155,17 @@ def test_an_image_is_blended_as_its_pixels_one_by_one():
     assert float((error > 0.025).float().mean()) < 1e-3
 
 
+def test_nothing_bleeds_over_the_edge_of_the_mask_on_one_flat_surface():
+    points, _ = image()
+    points = points / points[..., 2:] * 3.0
+    mask = torch.zeros(240, 320, dtype=torch.bool)
+    mask[60:180, 101:222] = True
+    at = on_grid(points, mask)
+    shift = at.moving.to(points).unsqueeze(-1).expand_as(at.points)
+    found = BlendedDisplacement(Controls(at.points, shift, at.moving)).over(points, mask)
+    torch.testing.assert_close(found[..., 0], mask.float())
+
+
 def test_a_constant_displacement_of_an_image_is_exact_at_every_pixel():
     points, mask = image()
     at = on_grid(points, mask)

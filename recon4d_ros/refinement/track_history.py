@@ -73,7 +73,8 @@ class TrackHistory:
     def __init__(self, config: RefinementConfig) -> None:
         """An empty history."""
         self._config = config
-        self._frames: deque[Sights] = deque(maxlen=PAST + 1 + config.radius)
+        self._length = PAST + 1 + config.radius
+        self._frames: deque[Sights] = deque(maxlen=self._length)
         self._ages: deque[Tensor] = deque(maxlen=1 + config.radius)
         self._num_waiting = 0
 
@@ -118,7 +119,7 @@ class TrackHistory:
         self._num_waiting -= 1
         now = len(self._frames) - 1 - self._config.radius
         sights = self._frames[now]
-        views = torch.full((len(sights.ids), self._frames.maxlen or 0, 3), torch.nan).double()
+        views = sights.points.new_full((len(sights.ids), self._length, 3), torch.nan)
         for place, other in enumerate(self._frames, start=PAST - now):
             views[:, place] = other.of(sights.ids, other.points, torch.nan)
         scene_depth = torch.tensor([sights.scene_depth], dtype=torch.float64)
