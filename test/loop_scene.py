@@ -46,6 +46,7 @@ class Ring:
     frames: tuple[Frame, ...]
     poses: tuple[Tensor, ...]
     depths: tuple[Tensor, ...]
+    view: Intrinsics = VIEW
 
 
 Paint = Callable[[Tensor, Intrinsics], Tensor]
@@ -108,7 +109,7 @@ class DriftingPredictor(scene.ExactPredictor):
 
     def __init__(self, walk: Ring, S_gauge_cam: Tensor, **choices: object) -> None:
         super().__init__(
-            view=VIEW, trajectory=walk.poses, depths=walk.depths, num_landmarks=0, **choices
+            view=walk.view, trajectory=walk.poses, depths=walk.depths, num_landmarks=0, **choices
         )
         self.local, R_t = sim3.split(S_gauge_cam)
         self.wandering = R_t
@@ -177,7 +178,7 @@ class Walk:
             return
         indices = range(max(0, index - 11), index + 1)
         window = Window(self.frames[indices[0] : index + 1], 4)
-        still = scene.nothing_moves(indices, VIEW.size)
+        still = scene.nothing_moves(indices, self.predictor.view.size)
         aligned = self.aligner.align(window, self.predictor.window(indices), still)
         for row, number in enumerate(indices):
             if bool(aligned.T_map_cam[row].isfinite().all()):
