@@ -8,12 +8,13 @@ from types import SimpleNamespace
 import cv2
 import numpy as np
 import torch
-from scipy.spatial.transform import Rotation
+from scipy.linalg import expm
 
-from recon4d_ros.datatypes import FlowField
+from recon4d_ros.datatypes import FlowField, Intrinsics
 
 SIZE = (180, 320)
 FOCAL = 288.0
+GRID = Intrinsics(FOCAL, FOCAL, (SIZE[1] - 1) / 2, (SIZE[0] - 1) / 2, SIZE[1], SIZE[0])
 STRONG_STRUCTURE = (100.0, 0.0, 100.0)
 
 
@@ -56,8 +57,8 @@ class FlowScene:
 
     def pose(self, frames: int) -> tuple[np.ndarray, np.ndarray]:
         """R and t that take this frame's camera coordinates to those `frames` later."""
-        R = Rotation.from_rotvec(np.deg2rad(self.rotation_deg) * frames).as_matrix()
-        return R, np.array(self.translation) * frames
+        T = self.T_gauge_cam(-frames).numpy()
+        return T[:3, :3], T[:3, 3]
 
     def flow(self, source: int, target: int) -> FlowField:
         frames = target - source
@@ -81,9 +82,44 @@ class FlowScene:
             structure,
         )
 
+    def T_gauge_cam(self, frame: int) -> torch.Tensor:
+        """Pose of a frame's camera in that of frame 0."""
+        x, y, z = np.deg2rad(self.rotation_deg)
+        twist = np.zeros((4, 4))
+        twist[:3, :3] = [[0, -z, y], [z, 0, -x], [-y, x, 0]]
+        twist[:3, 3] = self.translation
+        return torch.from_numpy(expm(-frame * twist))
+
     def arrival(self, index: int, offsets: tuple[int, ...] = (3, 6, 9)) -> SimpleNamespace:
-        """The part of a FramePrediction that masks need."""
+        """The part of a FramePrediction that masks need; no pose and no depth is known."""
         flows = tuple(self.flow(index, index - k) for k in offsets)
+        nothing = torch.full(SIZE, torch.nan)
         return SimpleNamespace(
-            index=index, flows=flows, matchings=(), intrinsics=SimpleNamespace(size=SIZE)
+            index=index,
+            flows=flows,
+            matchings=(),
+            tracks=None,
+            intrinsics=GRID,
+            gauge=0,
+            T_key_cam=None,
+            T_gauge_key=torch.eye(4, dtype=torch.float64),
+            depth=nothing,
+            confidence=torch.nan_to_num(nothing),
+        )
+
+    def window(self, first: int, last: int, offsets: tuple[int, ...] = (3, 6)) -> SimpleNamespace:
+        """The part of a WindowPrediction that masks need; no pose is known."""
+        indices = tuple(range(first, last + 1))
+        flows = tuple(
+            self.flow(a, b) for a in indices for b in indices if a != b and abs(a - b) in offsets
+        )
+        return SimpleNamespace(
+            indices=indices,
+            flows=flows,
+            matchings=(),
+            tracks=None,
+            intrinsics=GRID,
+            gauge=0,
+            T_key_cam=None,
+            T_gauge_key=torch.eye(4, dtype=torch.float64),
         )

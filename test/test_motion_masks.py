@@ -137,23 +137,13 @@ def test_first_frame_is_undecided():
     assert not first.decided.any()
 
 
-def _window(scene: FlowScene, first: int, last: int) -> SimpleNamespace:
-    indices = tuple(range(first, last + 1))
-    flows = tuple(
-        scene.flow(a, b) for a in indices for b in indices if abs(a - b) in (3, 6) and a != b
-    )
-    return SimpleNamespace(
-        indices=indices, flows=flows, matchings=(), intrinsics=SimpleNamespace(size=SIZE)
-    )
-
-
 def test_thing_that_rests_now_and_moves_later_is_found_by_the_final_mask():
     resting, moving = replace(SIDEWAYS, object_motion=(0, 0, 0)), SIDEWAYS
     segmenter = Segmenter(_config())
     depth = np.where(SIDEWAYS.moving, 4.0, SIDEWAYS.depth)
     provisional = segmenter.segment_frame(replace(resting, depth=depth).arrival(10))
     assert not provisional.mask.any()
-    final = segmenter.segment(_window(moving, 8, 16), [10])
+    final = segmenter.segment(moving.window(8, 16), [10])
     assert final.indices == (10,)
     # The memory of the later frame arrives a pixel too wide: its own mask has moved.
     assert _iou(final.of(10).numpy(), SIDEWAYS.moving) > 0.85
@@ -171,7 +161,7 @@ def test_thing_that_stops_is_remembered():
 
 
 def test_final_masks_depend_neither_on_other_wishes_nor_on_repetition():
-    window = _window(TURNING, 8, 16)
+    window = TURNING.window(8, 16)
     segmenter, other = Segmenter(_config()), Segmenter(_config())
     everything = segmenter.segment(window)
     again = segmenter.segment(window, [10, 11])
@@ -204,11 +194,11 @@ def test_memory_is_bounded_and_reset_forgets():
 def test_a_number_that_comes_anew_is_judged_anew():
     segmenter = Segmenter(_config())
     segmenter.segment_frame(SIDEWAYS.arrival(10))
-    segmenter.segment(_window(SIDEWAYS, 8, 16), [10])
+    segmenter.segment(SIDEWAYS.window(8, 16), [10])
     segmenter.segment_frame(FORWARD.arrival(10))
     fresh = Segmenter(_config())
     fresh.segment_frame(FORWARD.arrival(10))
-    window = _window(FORWARD, 8, 16)
+    window = FORWARD.window(8, 16)
     assert torch.equal(segmenter.segment(window, [10]).mask, fresh.segment(window, [10]).mask)
 
 

@@ -43,19 +43,25 @@ def _truth(name: str, count: int, size: tuple[int, int]) -> list[np.ndarray]:
 def _masks(views: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray]]:
     """Provisional masks, and final ones that see `LAG` frames ahead."""
     history, segmenter = FlowHistory(CONFIG.flow), Segmenter(CONFIG.motion)
-    intrinsics = SimpleNamespace(size=views[0].shape)
+    unposed = {
+        "matchings": (),
+        "tracks": None,
+        "gauge": 0,
+        "T_key_cam": None,
+        "T_gauge_key": None,
+        "intrinsics": SimpleNamespace(size=views[0].shape),
+    }
     flows, provisional, final = [], [], []
     for index, view in enumerate(views):
         arrived = history.push(index, view)
         flows = [flow for flow in (*flows, *arrived) if flow.source > index - 12]
-        frame = SimpleNamespace(index=index, flows=arrived, matchings=(), intrinsics=intrinsics)
+        frame = SimpleNamespace(index=index, flows=arrived, **unposed)
         provisional.append(segmenter.segment_frame(frame).mask[0].numpy())
         if index >= LAG:
             window = SimpleNamespace(
                 indices=tuple(range(max(0, index - 11), index + 1)),
                 flows=flows,
-                matchings=(),
-                intrinsics=intrinsics,
+                **unposed,
             )
             wanted = index - LAG
             final.append(segmenter.segment(window, [wanted]).of(wanted).numpy())

@@ -16,6 +16,7 @@ from recon4d_ros.motion.background import (
     homography_shift,
     line_normals,
 )
+from recon4d_ros.motion.ego_flow import AlongLine
 
 Floats = NDArray[np.float32]
 Bools = NDArray[np.bool_]
@@ -29,6 +30,8 @@ MAX_MOVING_SHARE = 0.9
 MAX_PARALLAX_SHARE = 0.4
 # Least tolerance of parallax, over the threshold across the line.
 PARALLAX_TOLERANCE = 0.5
+# Errors of depth lie in patches, no white noise: what a static one may reach.
+DEPTH_SIGMAS = 6.0
 # The structure tensor predicts grey differences for small displacements only.
 MAX_LINEAR_PX = 1.5
 
@@ -51,8 +54,16 @@ class PairEvidence:
     loudness: float = 1.0
 
 
-def pair_evidence(field: FlowField, config: MotionConfig) -> PairEvidence | None:
-    """Vote of one pair, or None when it fails the absolute tests and has no vote."""
+def pair_evidence(
+    field: FlowField, config: MotionConfig, along: AlongLine | None = None
+) -> PairEvidence | None:
+    """Vote of one pair, or None when it fails the absolute tests and has no vote.
+
+    Args:
+        field: the pair's flow.
+        config: thresholds.
+        along: what depth known from other pairs leaves unexplained; None when there is none.
+    """
     flow, valid = field.flow.numpy(), field.valid.numpy()
     scale = max(valid.shape) / REFERENCE_SIDE_PX
     fitted = fit_background(flow, valid, scale)
@@ -68,6 +79,9 @@ def pair_evidence(field: FlowField, config: MotionConfig) -> PairEvidence | None
     evidence = (found.across / threshold) ** 2
     evidence = np.maximum(evidence, (outside / (PARALLAX_TOLERANCE * threshold)) ** 2)
     decided = valid & ~_unseen(field, background, outside, evidence, config)
+    if along is not None:
+        unexplained = _unexplained(field, along, background, threshold, config)
+        evidence, decided = np.maximum(evidence, unexplained), decided | (unexplained > 1)
     if (evidence[decided] > 1).mean() > MAX_MOVING_SHARE:
         return None
     return PairEvidence(field.source, field.target, evidence, decided)
@@ -95,6 +109,26 @@ def _outside(
     return np.asarray(outside)
 
 
+def _unexplained(
+    field: FlowField,
+    along: AlongLine,
+    background: Background,
+    threshold: float,
+    config: MotionConfig,
+) -> Floats:
+    """Evidence of motion along the lines; 0 where flow is no good or nothing can be seen."""
+    wrong = along.residual
+    length2 = wrong[..., 0] ** 2 + wrong[..., 1] ** 2
+    evidence = length2 / np.maximum(threshold, DEPTH_SIGMAS * along.sigma) ** 2
+    uv = background.uv
+    far = evidence[uv[:, 1], uv[:, 0]] > 1
+    if far.mean() > MAX_PARALLAX_SHARE or spread(uv, far, evidence.shape) > config.max_spread:
+        return np.zeros_like(evidence)
+    v, u = np.nonzero(evidence > 1)
+    evidence[v, u] *= _visible(field, wrong[v, u], u, v, config)
+    return np.asarray(evidence)
+
+
 def spread(uv: NDArray[np.int64], chosen: Bools, shape: tuple[int, ...]) -> float:
     """Spread of the chosen pixels over the image; 1 when they lie evenly all over it."""
     if chosen.sum() < 2:
@@ -116,17 +150,28 @@ def _unseen(
     In areas without structure the flow is a guess and its residual means nothing.
     """
     unseen = np.zeros(evidence.shape, np.bool_)
-    if field.structure is None:
-        return unseen
     v, u = np.nonzero(evidence > 1)
     wrong = homography_shift(background.H, field.flow.numpy(), u, v)
     if background.F is not None:
         normals = line_normals(background.F, u, v)
         across = (wrong * normals).sum(axis=1, keepdims=True) * normals
         wrong = np.where(outside[v, u, None] > 0, wrong, across)
+    unseen[v, u] = ~_visible(field, wrong, u, v, config)
+    return unseen
+
+
+def _visible(
+    field: FlowField,
+    wrong: Floats,
+    u: NDArray[np.int64],
+    v: NDArray[np.int64],
+    config: MotionConfig,
+) -> Bools:
+    """Whether undoing displacements (P, 2) of pixels (P,) would change the image."""
+    if field.structure is None:
+        return np.ones(len(u), np.bool_)
     length = np.hypot(wrong[:, 0], wrong[:, 1])
     x, y = (wrong * np.minimum(1, MAX_LINEAR_PX / (length + 1e-9))[:, None]).T
     xx, xy, yy = field.structure.numpy()[v, u].T
     change = xx * x * x + 2 * xy * x * y + yy * y * y
-    unseen[v, u] = change < config.min_contrast**2
-    return unseen
+    return np.asarray(change >= config.min_contrast**2)

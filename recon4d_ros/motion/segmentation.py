@@ -28,6 +28,7 @@ from recon4d_ros.datatypes import (
 from recon4d_ros.motion.cleanup import clean_up
 from recon4d_ros.motion.epipolar_pair import REFERENCE_SIDE_PX, PairEvidence, pair_evidence
 from recon4d_ros.motion.fusion import Votes, add, hysteresis, join, remember, union
+from recon4d_ros.motion.known_depth import KnownDepths, Views
 from recon4d_ros.motion.matching import matching_evidence
 
 Bools = NDArray[np.bool_]
@@ -48,11 +49,12 @@ class _Evidence:
 
     flows: tuple[FlowField, ...]
     matchings: Mapping[tuple[int, int], Matching]
+    views: Views
 
     @staticmethod
-    def of(prediction: FramePrediction | WindowPrediction) -> _Evidence:
+    def of(prediction: FramePrediction | WindowPrediction, views: Views) -> _Evidence:
         matchings = {(each.source, each.target): each for each in prediction.matchings}
-        return _Evidence(prediction.flows, matchings)
+        return _Evidence(prediction.flows, matchings, views)
 
 
 class Segmenter:
@@ -68,6 +70,7 @@ class Segmenter:
         self._fuse = {"hysteresis": hysteresis, "union": union}[config.fusion]
         self._arrivals: OrderedDict[int, Votes] = OrderedDict()
         self._pairs: OrderedDict[tuple[int, int], PairEvidence | None] = OrderedDict()
+        self._depths = KnownDepths(MAX_FRAMES)
         # Pairs are judged side by side: most of the work is in OpenCV and numpy, outside the GIL.
         self._workers = ThreadPoolExecutor(NUM_WORKERS, "motion")
 
@@ -75,8 +78,9 @@ class Segmenter:
         """Provisional mask (T = 1) of a frame on its arrival, from past partners."""
         index = prediction.index
         self._forget_from(index)
-        evidence = _Evidence.of(prediction)
+        evidence = _Evidence.of(prediction, Views.of_frame(prediction))
         votes = self._arrive(index, evidence, prediction.intrinsics.size)
+        self._depths.keep(prediction)
         return self._mask({index: votes})
 
     def segment(
@@ -88,7 +92,8 @@ class Segmenter:
             prediction: the window.
             indices: frames wanted, oldest first; all of the window if None.
         """
-        size, evidence = prediction.intrinsics.size, _Evidence.of(prediction)
+        size = prediction.intrinsics.size
+        evidence = _Evidence.of(prediction, Views.of_window(prediction))
         for index in prediction.indices:
             if index not in self._arrivals:
                 self._arrive(index, evidence, size)
@@ -100,6 +105,7 @@ class Segmenter:
         """Forget all frames."""
         self._arrivals.clear()
         self._pairs.clear()
+        self._depths.reset()
 
     def _arrive(self, index: int, evidence: _Evidence, size: tuple[int, int]) -> Votes:
         """Votes of the past partners, with what the nearest of them was believed to be."""
@@ -139,15 +145,13 @@ class Segmenter:
     def _judged(
         self, flows: Sequence[FlowField], evidence: _Evidence
     ) -> Iterable[PairEvidence | None]:
-        return self._workers.map(partial(self._judge, matchings=evidence.matchings), flows)
+        return self._workers.map(partial(self._judge, evidence=evidence), flows)
 
-    def _judge(
-        self, flow: FlowField, matchings: Mapping[tuple[int, int], Matching]
-    ) -> PairEvidence | None:
+    def _judge(self, flow: FlowField, evidence: _Evidence) -> PairEvidence | None:
         """By the matched pointmaps where there are some: they know depth, too."""
-        matching = matchings.get((flow.source, flow.target))
+        matching = evidence.matchings.get((flow.source, flow.target))
         if matching is None:
-            return pair_evidence(flow, self._config)
+            return pair_evidence(flow, self._config, self._depths.ask(flow, evidence.views))
         return matching_evidence(matching, self._config)
 
     def _forget_from(self, index: int) -> None:
@@ -156,6 +160,7 @@ class Segmenter:
             del self._pairs[pair]
         for later in [known for known in self._arrivals if known >= index]:
             del self._arrivals[later]
+        self._depths.forget_from(index)
 
     def _mask(self, votes: dict[int, Votes]) -> DynamicMask:
         masks = [self._clean(vote) for vote in votes.values()]
