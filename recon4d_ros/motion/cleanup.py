@@ -17,6 +17,21 @@ OPENING_RADIUS_PX = 3.0
 MAX_HOLE_SHARE = 0.03
 
 
+def tidy(moving: Bools, opening_px: float, min_area: float, scale: float) -> Bools:
+    """Drop specks, fill holes.
+
+    Args:
+        moving: (H, W) bool.
+        opening_px: radius of what is too thin to be a thing, px of the reference size.
+        min_area: smallest part that is kept, px^2 of the reference size.
+        scale: long side of the grid over the reference side, for the lengths.
+    """
+    opened = cv2.morphologyEx(
+        moving.astype(np.uint8), cv2.MORPH_OPEN, _disk(round(opening_px * scale))
+    )
+    return fill_holes(drop_small(opened > 0, min_area * scale * scale))
+
+
 def clean_up(moving: Bools, decided: Bools, min_area: float, scale: float) -> Bools:
     """Give undecided pixels the state of their surroundings, drop specks, fill holes.
 
@@ -27,10 +42,7 @@ def clean_up(moving: Bools, decided: Bools, min_area: float, scale: float) -> Bo
         scale: long side of the grid over the reference side, for the lengths.
     """
     filled = fill_undecided(moving, decided, FILL_SIGMA_PX * scale)
-    opened = cv2.morphologyEx(
-        filled.astype(np.uint8), cv2.MORPH_OPEN, _disk(round(OPENING_RADIUS_PX * scale))
-    )
-    return fill_holes(drop_small(opened > 0, min_area * scale * scale))
+    return tidy(filled, OPENING_RADIUS_PX, min_area, scale)
 
 
 def fill_undecided(moving: Bools, decided: Bools, sigma_px: float) -> Bools:

@@ -86,9 +86,14 @@ def remember(votes: Votes, belief_there: Floats, there: FlowField, memory: float
 def hysteresis(votes: Votes) -> Bools:
     """Pixels believed to move, in connected parts that hold a strong belief."""
     weak = votes.belief > 0
+    return grown(weak & (votes.belief > SEED_BELIEF), weak)
+
+
+def grown(seeds: Bools, weak: Bools) -> Bools:
+    """The connected parts of the weak pixels that hold a seed."""
     count, labels = cv2.connectedComponents(weak.astype(np.uint8), connectivity=8)
     seeded = np.zeros(count, np.bool_)
-    seeded[labels[weak & (votes.belief > SEED_BELIEF)]] = True
+    seeded[labels[weak & seeds]] = True
     return np.asarray(seeded[labels] & weak)
 
 

@@ -21,15 +21,17 @@ from recon4d_ros.config import MotionConfig
 from recon4d_ros.datatypes import (
     DynamicMask,
     FlowField,
+    Frame,
     FramePrediction,
     Matching,
     WindowPrediction,
 )
-from recon4d_ros.motion.cleanup import clean_up
+from recon4d_ros.motion.cleanup import clean_up, tidy
 from recon4d_ros.motion.epipolar_pair import REFERENCE_SIDE_PX, PairEvidence, pair_evidence
-from recon4d_ros.motion.fusion import Votes, add, hysteresis, join, remember, union
+from recon4d_ros.motion.fusion import Votes, add, grown, hysteresis, join, remember, union
 from recon4d_ros.motion.known_depth import KnownDepths, Views
 from recon4d_ros.motion.matching import matching_evidence
+from recon4d_ros.motion.outline import to_edges
 
 Bools = NDArray[np.bool_]
 
@@ -38,6 +40,10 @@ Bools = NDArray[np.bool_]
 MAX_FRAMES = 32
 MAX_PAIRS = 64
 NUM_WORKERS = 2
+# What the image's edges make of the belief must exceed this: where nothing was decided, and where
+# colours tell nothing, rest is more likely. What is thinner than the radius is no thing.
+LEAST_DRAWN = 0.5
+THIN_PX = 1.6
 
 Key = TypeVar("Key")
 Value = TypeVar("Value")
@@ -74,23 +80,35 @@ class Segmenter:
         # Pairs are judged side by side: most of the work is in OpenCV and numpy, outside the GIL.
         self._workers = ThreadPoolExecutor(NUM_WORKERS, "motion")
 
-    def segment_frame(self, prediction: FramePrediction) -> DynamicMask:
-        """Provisional mask (T = 1) of a frame on its arrival, from past partners."""
+    def segment_frame(
+        self, prediction: FramePrediction, frame: Frame | None = None
+    ) -> DynamicMask:
+        """Provisional mask (T = 1) of a frame on its arrival, from past partners.
+
+        Args:
+            prediction: of the frame.
+            frame: its image, whose edges the mask follows; without it the mask is as coarse as
+                the flow.
+        """
         index = prediction.index
         self._forget_from(index)
         evidence = _Evidence.of(prediction, Views.of_frame(prediction))
         votes = self._arrive(index, evidence, prediction.intrinsics.size)
         self._depths.keep(prediction)
-        return self._mask({index: votes})
+        return self._mask({index: votes}, () if frame is None else (frame,))
 
     def segment(
-        self, prediction: WindowPrediction, indices: Sequence[int] | None = None
+        self,
+        prediction: WindowPrediction,
+        indices: Sequence[int] | None = None,
+        frames: Sequence[Frame] = (),
     ) -> DynamicMask:
         """Masks of frames of a window, from past partners and later ones inside the window.
 
         Args:
             prediction: the window.
             indices: frames wanted, oldest first; all of the window if None.
+            frames: images, whose edges the masks follow.
         """
         size = prediction.intrinsics.size
         evidence = _Evidence.of(prediction, Views.of_window(prediction))
@@ -99,7 +117,8 @@ class Segmenter:
                 self._arrive(index, evidence, size)
         wanted = prediction.indices if indices is None else tuple(indices)
         self._judge_later(evidence, wanted)
-        return self._mask({index: self._final(index, evidence.flows, size) for index in wanted})
+        votes = {index: self._final(index, evidence.flows, size) for index in wanted}
+        return self._mask(votes, frames)
 
     def reset(self) -> None:
         """Forget all frames."""
@@ -162,8 +181,9 @@ class Segmenter:
             del self._arrivals[later]
         self._depths.forget_from(index)
 
-    def _mask(self, votes: dict[int, Votes]) -> DynamicMask:
-        masks = [self._clean(vote) for vote in votes.values()]
+    def _mask(self, votes: dict[int, Votes], frames: Iterable[Frame]) -> DynamicMask:
+        images = {frame.index: frame.rgb.numpy() for frame in frames}
+        masks = [self._moving(vote, images.get(index)) for index, vote in votes.items()]
         return DynamicMask(
             tuple(votes),
             torch.from_numpy(np.stack(masks)),
@@ -171,10 +191,13 @@ class Segmenter:
             torch.from_numpy(np.stack([vote.decided for vote in votes.values()])),
         )
 
-    def _clean(self, votes: Votes) -> Bools:
+    def _moving(self, votes: Votes, rgb: NDArray[np.uint8] | None) -> Bools:
         scale = max(votes.decided.shape) / REFERENCE_SIDE_PX
-        moving = self._fuse(votes)
-        return clean_up(moving, votes.decided, self._config.min_area_px, scale)
+        moving, least = self._fuse(votes), self._config.min_area_px
+        if rgb is None or self._config.fusion == "union":
+            return clean_up(moving, votes.decided, least, scale)
+        drawn = to_edges(votes.belief, votes.decided, rgb, scale) > LEAST_DRAWN
+        return tidy(grown(moving, drawn), THIN_PX, least, scale)
 
 
 def _later(index: int, flows: Iterable[FlowField]) -> list[FlowField]:

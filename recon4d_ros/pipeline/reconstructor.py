@@ -77,7 +77,9 @@ class Reconstructor:
             prediction = self._predictor.track(frame, dense)
         with watch.stage("segment"):
             dynamic = (
-                self._segmenter.segment_frame(prediction) if dense else _undecided(prediction)
+                self._segmenter.segment_frame(prediction, frame)
+                if dense
+                else _undecided(prediction)
             )
             self._keep_mask(dynamic, dense)
         with watch.stage("locate"):
@@ -157,11 +159,13 @@ class Reconstructor:
             self._map.insert(final)
         self._num_dense += 1
 
-    def _window_mask(self, prediction: WindowPrediction, settled: list[int]) -> DynamicMask:
+    def _window_mask(
+        self, window: Window, prediction: WindowPrediction, settled: list[int]
+    ) -> DynamicMask:
         """Masks of a window: final ones of what it settles, of the others the newest known."""
         settled = [index for index in settled if self._is_dense[index]]
         if settled:
-            self._keep_mask(self._segmenter.segment(prediction, settled), True)
+            self._keep_mask(self._segmenter.segment(prediction, settled, window.frames), True)
         parts = [self._masks[index] for index in prediction.indices]
         return DynamicMask(
             prediction.indices,
@@ -199,7 +203,7 @@ class Reconstructor:
         with watch.stage("predict"):
             prediction = self._predictor.predict(window)
         with watch.stage("segment"):
-            dynamic = self._window_mask(prediction, settled)
+            dynamic = self._window_mask(window, prediction, settled)
         with watch.stage("align"):
             aligned = self._aligner.align(window, prediction, dynamic)
             events = self._aligner.commit(aligned, window, close_loops=close_loops)
