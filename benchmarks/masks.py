@@ -1,4 +1,4 @@
-"""Masks of what moves: IoU beside plain baselines, and silence where nothing moves."""
+"""Masks of what moves: IoU beside plain baselines, silence where nothing moves, ghosts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from benchmarks.plain_masks import BASELINES, mean_iou
 from benchmarks.table import Row, Target
 from benchmarks.workbench import RunFailedError, Workbench, sequence_folder
 from recon4d_ros.errors import Recon4DError
+from recon4d_ros.evaluation.ghosts import evaluate_map
 from recon4d_ros.evaluation.masks import MaskReport
 
 DAVIS = ("car-shadow", "cows", "dog", "parkour", "scooter-black")
@@ -23,10 +24,11 @@ RENDERED = {
     "rendered/tossed_objects": Target(0.50, better="higher"),
 }
 SILENT = Target(0.01)
+GHOSTS = Target(0.01)
 
 
 def benchmark(bench: Workbench) -> Iterator[Row]:
-    """IoU per video, their mean, and the share flagged where nothing moves."""
+    """IoU per video, their mean, ghosts in the map, the share flagged where nothing moves."""
     davis = []
     for video in DAVIS:
         davis.append(_iou_row(bench, f"davis16_dev/{video}", None))
@@ -34,6 +36,8 @@ def benchmark(bench: Workbench) -> Iterator[Row]:
     yield _mean_row(davis)
     for name, target in RENDERED.items():
         yield _iou_row(bench, name, target)
+    for name in RENDERED:
+        yield _ghost_row(bench, name)
     yield _silence_row(bench, "rendered/static_scene", sequence_folder("rendered/static_scene"))
     yield _silence_row(bench, "standing camera, nothing moves", standing_camera(bench.out))
 
@@ -62,6 +66,16 @@ def _silence_row(bench: Workbench, case: str, sequence: Path) -> Row:
     except (RunFailedError, Recon4DError) as error:
         return Row("masks", case, "pixels flagged", math.nan, SILENT, note=str(error))
     return Row("masks", case, "pixels flagged", flagged, SILENT)
+
+
+def _ghost_row(bench: Workbench, name: str) -> Row:
+    sequence, figure = sequence_folder(name), "ghosts in the static map"
+    try:
+        found = evaluate_map(bench.run_ours(sequence), sequence)
+    except (RunFailedError, Recon4DError) as error:
+        return Row("masks", name, figure, math.nan, GHOSTS, note=str(error))
+    note = f"{found.num_points} points, {100 * found.floating:.1f} % float"
+    return Row("masks", name, figure, found.ghosts, GHOSTS, note=note)
 
 
 def _masks(bench: Workbench, sequence: Path) -> MaskReport:
