@@ -24,6 +24,7 @@ from recon4d_ros.datatypes import (
     Frame,
     FramePrediction,
     Matching,
+    Tracks,
     WindowPrediction,
 )
 from recon4d_ros.motion.cleanup import clean_up, tidy
@@ -32,6 +33,14 @@ from recon4d_ros.motion.fusion import Votes, add, grown, hysteresis, join, remem
 from recon4d_ros.motion.known_depth import KnownDepths, Views
 from recon4d_ros.motion.matching import matching_evidence
 from recon4d_ros.motion.outline import to_edges
+from recon4d_ros.motion.track_votes import (
+    MobilityFilter,
+    SeenTracks,
+    on_grid,
+    visible,
+    with_tracks,
+    without_resting,
+)
 
 Bools = NDArray[np.bool_]
 
@@ -63,6 +72,18 @@ class _Evidence:
         return _Evidence(prediction.flows, matchings, views)
 
 
+@dataclass(frozen=True, eq=False)
+class _Tracked:
+    """Tracks of a prediction, one row of them per frame number, and depth if it is known."""
+
+    tracks: Tracks | None
+    indices: tuple[int, ...]
+    depth: torch.Tensor | None
+
+    def depth_of(self, index: int) -> NDArray[np.float32] | None:
+        return None if self.depth is None else self.depth[self.indices.index(index)].numpy()
+
+
 class Segmenter:
     """Decides which pixels move; keeps a bounded memory of past frames.
 
@@ -77,6 +98,7 @@ class Segmenter:
         self._arrivals: OrderedDict[int, Votes] = OrderedDict()
         self._pairs: OrderedDict[tuple[int, int], PairEvidence | None] = OrderedDict()
         self._depths = KnownDepths(MAX_FRAMES)
+        self._mobility = MobilityFilter()
         # Pairs are judged side by side: most of the work is in OpenCV and numpy, outside the GIL.
         self._workers = ThreadPoolExecutor(NUM_WORKERS, "motion")
 
@@ -95,7 +117,12 @@ class Segmenter:
         evidence = _Evidence.of(prediction, Views.of_frame(prediction))
         votes = self._arrive(index, evidence, prediction.intrinsics.size)
         self._depths.keep(prediction)
-        return self._mask({index: votes}, () if frame is None else (frame,))
+        tracked = _Tracked(None, (index,), None)
+        if prediction.tracks is not None:
+            ids, _, mobility = visible(prediction.tracks, 0)
+            self._mobility.update(index, ids, mobility)
+            tracked = _Tracked(prediction.tracks, (index,), prediction.depth[None])
+        return self._mask({index: votes}, () if frame is None else (frame,), tracked)
 
     def segment(
         self,
@@ -118,13 +145,15 @@ class Segmenter:
         wanted = prediction.indices if indices is None else tuple(indices)
         self._judge_later(evidence, wanted)
         votes = {index: self._final(index, evidence.flows, size) for index in wanted}
-        return self._mask(votes, frames)
+        depth = None  # a window's points lie in another camera
+        return self._mask(votes, frames, _Tracked(prediction.tracks, prediction.indices, depth))
 
     def reset(self) -> None:
         """Forget all frames."""
         self._arrivals.clear()
         self._pairs.clear()
         self._depths.reset()
+        self._mobility.reset()
 
     def _arrive(self, index: int, evidence: _Evidence, size: tuple[int, int]) -> Votes:
         """Votes of the past partners, with what the nearest of them was believed to be."""
@@ -181,9 +210,11 @@ class Segmenter:
             del self._arrivals[later]
         self._depths.forget_from(index)
 
-    def _mask(self, votes: dict[int, Votes], frames: Iterable[Frame]) -> DynamicMask:
-        images = {frame.index: frame.rgb.numpy() for frame in frames}
-        masks = [self._moving(vote, images.get(index)) for index, vote in votes.items()]
+    def _mask(
+        self, votes: dict[int, Votes], frames: Iterable[Frame], tracked: _Tracked
+    ) -> DynamicMask:
+        shown = {frame.index: frame for frame in frames}
+        masks = [self._moving(i, vote, shown.get(i), tracked) for i, vote in votes.items()]
         return DynamicMask(
             tuple(votes),
             torch.from_numpy(np.stack(masks)),
@@ -191,13 +222,33 @@ class Segmenter:
             torch.from_numpy(np.stack([vote.decided for vote in votes.values()])),
         )
 
-    def _moving(self, votes: Votes, rgb: NDArray[np.uint8] | None) -> Bools:
+    def _moving(self, index: int, votes: Votes, frame: Frame | None, tracked: _Tracked) -> Bools:
         scale = max(votes.decided.shape) / REFERENCE_SIDE_PX
+        if frame is None:
+            return self._drawn(votes, None, scale)
+        seen = self._seen(index, frame, votes.decided.shape, tracked)
+        if seen is None:
+            return self._drawn(votes, frame, scale)
+        votes = with_tracks(votes, seen, tracked.depth_of(index), scale)
+        return without_resting(self._drawn(votes, frame, scale), seen)
+
+    def _drawn(self, votes: Votes, frame: Frame | None, scale: float) -> Bools:
         moving, least = self._fuse(votes), self._config.min_area_px
-        if rgb is None or self._config.fusion == "union":
+        if frame is None or self._config.fusion == "union":
             return clean_up(moving, votes.decided, least, scale)
-        drawn = to_edges(votes.belief, votes.decided, rgb, scale) > LEAST_DRAWN
-        return tidy(grown(moving, drawn), THIN_PX, least, scale)
+        belief = to_edges(votes.belief, votes.decided, frame.rgb.numpy(), scale)
+        return tidy(grown(moving, belief > LEAST_DRAWN), THIN_PX, least, scale)
+
+    def _seen(
+        self, index: int, frame: Frame, shape: tuple[int, ...], tracked: _Tracked
+    ) -> SeenTracks | None:
+        """Tracks of a frame; one that moved lately moves."""
+        if tracked.tracks is None:
+            return None
+        ids, uv, mobility = visible(tracked.tracks, tracked.indices.index(index))
+        held = self._mobility.held(index, ids)
+        at = on_grid(uv, frame.size, (shape[0], shape[1]))
+        return SeenTracks(at, np.maximum(mobility, held))
 
 
 def _later(index: int, flows: Iterable[FlowField]) -> list[FlowField]:
