@@ -72,6 +72,45 @@ def test_static_points_fit_and_the_other_direction_agrees():
         assert np.median(found.across[scene.moving]) > 1
 
 
+def test_sampson_distance_does_not_care_which_frame_is_first():
+    """The same correspondences backwards, with F transposed."""
+    flow = replace(FORWARD, noise_px=0.3).flow(10, 7).flow.numpy()
+    fitted, _ = fit_background(flow, np.ones(SIZE, bool), SCALE)
+    found = residual(fitted.H, fitted.F, flow).across
+    ones = np.ones((*SIZE, 1))
+    here = np.concatenate([pixels(), ones], -1)
+    there = np.concatenate([pixels() + flow, ones], -1)
+    F = fitted.F.T
+    line, back = there @ F.T, here @ F
+    slope = (line[..., :2] ** 2).sum(-1) + (back[..., :2] ** 2).sum(-1)
+    swapped = np.abs((here * line).sum(-1)) / np.sqrt(slope)
+    assert np.allclose(found, swapped, atol=0.01)
+
+
+def _spoilt(scene: FlowScene, share: float) -> FlowField:
+    """A share of the pixels goes anywhere, each on its own."""
+    field, random = scene.flow(10, 7), np.random.default_rng(0)
+    wild = torch.from_numpy(random.random(SIZE) < share)
+    anywhere = torch.from_numpy(random.uniform(-20, 20, (*SIZE, 2)).astype(np.float32))
+    return replace(field, flow=torch.where(wild[..., None], anywhere, field.flow))
+
+
+def test_two_fifths_of_outliers_leave_the_epipole_where_it_is():
+    scene = FlowScene(translation=(0, 0, -0.15), noise_px=0.05)
+    field = _spoilt(scene, 0.4)
+    fitted, _ = fit_background(field.flow.numpy(), field.valid.numpy(), SCALE)
+    x, y, w = np.linalg.svd(fitted.F)[0][:, 2]
+    assert np.hypot(x / w - (SIZE[1] - 1) / 2, y / w - (SIZE[0] - 1) / 2) < 2
+    assert pair_evidence(field, _config()) is not None
+
+
+@pytest.mark.parametrize("share", [0.55, 0.7])
+def test_too_many_outliers_are_told(share: float):
+    """The pair has no vote: fewer than 60 % of the samples fit what was found."""
+    scene = FlowScene(translation=(0, 0, -0.15), noise_px=0.05)
+    assert pair_evidence(_spoilt(scene, share), _config()) is None
+
+
 def test_residual_without_lines_is_the_homographys():
     flow = np.zeros((*SIZE, 2), np.float32)
     flow[...] = (3.0, 4.0)

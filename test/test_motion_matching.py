@@ -1,5 +1,7 @@
 """Masks from matched pointmaps: what moves, and silence where nothing does."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
@@ -8,10 +10,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recon4d_ros.config import Config
-from recon4d_ros.datatypes import Matching
+from recon4d_ros.datatypes import FlowField, Matching
 from recon4d_ros.geometry import pointmap
 from recon4d_ros.geometry.displacement import displacement
-from recon4d_ros.motion.matching import matching_evidence
+from recon4d_ros.motion.matching import matching_evidence, paper_evidence
+from recon4d_ros.motion.segmentation import Segmenter
 
 CONFIG = Config().motion
 VIEW = intrinsics(96, 128)
@@ -108,3 +111,48 @@ def test_noise_is_measured_along_and_across_the_ray():
     found = displacement(noisy(points, 1), noisy(points, 2))
     assert found.sigma_along == pytest.approx(0.007 * 2**0.5 / 3, rel=0.1)
     assert found.sigma_across == pytest.approx(0.36 / VIEW.fx * 2**0.5 / 3, rel=0.1)
+
+
+def test_the_papers_rule_is_three_medians_of_the_distance():
+    pair = matching((0.06, 0.0, 0.0))
+    found = paper_evidence(pair, CONFIG)
+    distance = (pair.matching - pair.points).norm(dim=-1).numpy()
+    assert np.array_equal(found.evidence > 1, distance > 3 * np.median(distance))
+    assert found.decided.all() and found.loudness == 1.0
+    assert np.median(found.evidence[BOX]) > 1
+
+
+def test_the_papers_rule_has_no_floor_and_ours_has():
+    """A shift of half a thousandth, without noise."""
+    tiny = matching((0.0005, 0.0, 0.0), noise=False)
+    assert (paper_evidence(tiny, CONFIG).evidence > 1)[BOX].all()
+    assert not voted(tiny).any()
+
+
+def test_the_papers_rule_leaves_unknown_points_out():
+    pair = matching((0.03, 0.0, 0.0))
+    pair.points[:5] = torch.nan
+    found = paper_evidence(pair, CONFIG)
+    assert not found.decided[:5].any() and np.isfinite(found.evidence).all()
+    pair.points[:] = torch.nan
+    assert not paper_evidence(pair, CONFIG).decided.any()
+
+
+def test_the_literal_mode_uses_the_papers_rule():
+    pair = matching((0.03, 0.0, 0.0))
+    flow = FlowField(5, 2, torch.zeros(*VIEW.size, 2), torch.ones(VIEW.size, dtype=torch.bool))
+    prediction = SimpleNamespace(
+        index=5,
+        flows=(flow,),
+        matchings=(pair,),
+        tracks=None,
+        intrinsics=VIEW,
+        gauge=0,
+        T_key_cam=None,
+        T_gauge_key=None,
+    )
+    for fusion, rule in (("union", paper_evidence), ("hysteresis", matching_evidence)):
+        config = Config().replaced({"motion.fusion": fusion}).motion
+        dynamic = Segmenter(config).segment_frame(prediction)
+        expected = rule(pair, config)
+        assert np.allclose(dynamic.evidence[0], np.where(expected.decided, expected.evidence, 0))

@@ -164,7 +164,7 @@ def _fundamental(source: Matrix, target: Matrix, inlier_px: float) -> Matrix | N
         F, _ = cv2.findFundamentalMat(
             source[::SEARCH_STRIDE],
             target[::SEARCH_STRIDE],
-            cv2.USAC_MAGSAC,
+            cv2.USAC_DEFAULT,
             inlier_px,
             0.99,
             MAX_TRIALS,

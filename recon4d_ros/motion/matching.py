@@ -11,6 +11,7 @@ docs/adr/0005-pomato-streaming.md.
 from __future__ import annotations
 
 import numpy as np
+import torch
 
 from recon4d_ros.config import MotionConfig
 from recon4d_ros.datatypes import Matching
@@ -25,6 +26,22 @@ MAX_ACROSS, MAX_ALONG = 0.01, 0.1
 MIN_CONFIDENCE_SHARE = 0.3
 # Both maps come from a network that knows depth: such a pair needs no second one to be believed.
 LOUDNESS = 2.0
+# Distances over the bound beyond this say no more, and their square stays finite.
+MAX_RATIO = 1e6
+
+
+def paper_evidence(matching: Matching, config: MotionConfig) -> PairEvidence:
+    """Vote of one pair by the paper's own rule: farther than so many medians of all distances.
+
+    It has no floor and no noise along the ray, so it flags some pixels of a wholly static pair,
+    too, and everything is static where more than half of the view moves.
+    """
+    distance = (matching.matching - matching.points).norm(dim=-1)
+    known = distance.isfinite()
+    median = distance[known].median() if bool(known.any()) else torch.ones(())
+    bound = (config.matching_factor * median).clamp_min(torch.finfo(torch.float32).tiny)
+    evidence = torch.where(known, distance / bound, 0.0).clamp_max(MAX_RATIO) ** 2
+    return PairEvidence(matching.source, matching.target, evidence.numpy(), known.numpy())
 
 
 def matching_evidence(matching: Matching, config: MotionConfig) -> PairEvidence | None:

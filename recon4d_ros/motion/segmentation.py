@@ -31,7 +31,7 @@ from recon4d_ros.motion.cleanup import clean_up, tidy
 from recon4d_ros.motion.epipolar_pair import REFERENCE_SIDE_PX, PairEvidence, pair_evidence
 from recon4d_ros.motion.fusion import Votes, add, grown, hysteresis, join, remember, union
 from recon4d_ros.motion.known_depth import KnownDepths, Views
-from recon4d_ros.motion.matching import matching_evidence
+from recon4d_ros.motion.matching import matching_evidence, paper_evidence
 from recon4d_ros.motion.outline import to_edges
 from recon4d_ros.motion.track_votes import (
     MobilityFilter,
@@ -200,7 +200,8 @@ class Segmenter:
         matching = evidence.matchings.get((flow.source, flow.target))
         if matching is None:
             return pair_evidence(flow, self._config, self._depths.ask(flow, evidence.views))
-        return matching_evidence(matching, self._config)
+        literal = self._config.fusion == "union"
+        return (paper_evidence if literal else matching_evidence)(matching, self._config)
 
     def _forget_from(self, index: int) -> None:
         """Drop what is known of a number that comes anew, after its first frame was dropped."""
