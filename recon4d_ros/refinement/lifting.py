@@ -57,21 +57,27 @@ def lift_tracks(
             "expected those of one frame (T = 1)"
         )
     ids, order = tracks.ids.sort()
+    if reconstruction.T_map_cam is None or not reconstruction.is_dense:
+        return _unlifted(ids, tracks.mobility[0, order])
     uv = image_grid.resize_uv(
         tracks.uv[0, order].double(), reconstruction.frame.size, reconstruction.intrinsics.size
     )
     uv[tracks.visibility[0, order] < min_visibility] = torch.nan
     # Borrowed depth says nothing about the surface that is tracked.
     own = torch.where(reconstruction.filled, torch.nan, reconstruction.depth)
-    T_map_cam = reconstruction.T_map_cam
-    if T_map_cam is None:
-        points = torch.full((len(ids), 3), torch.nan, dtype=torch.float64)
-    else:
-        points = lift(uv, own, reconstruction.intrinsics, T_map_cam)
+    points = lift(uv, own, reconstruction.intrinsics, reconstruction.T_map_cam)
     mobility = tracks.mobility[0, order]
     masked = _on(reconstruction.dynamic_mask, uv)
     moving = (mobility >= MOVING) | masked
-    return Sights(ids, points, mobility, moving, masked, float(own.nanmedian()))
+    is_lifted = bool(points[:, 0].isfinite().any())
+    return Sights(ids, points, mobility, moving, masked, float(own.nanmedian()), is_lifted)
+
+
+def _unlifted(ids: Tensor, mobility: Tensor) -> Sights:
+    """Tracks of a frame without pose or depth: they are carried on, but have no place."""
+    points = torch.full((len(ids), 3), torch.nan, dtype=torch.float64)
+    moving = mobility >= MOVING
+    return Sights(ids, points, mobility, moving, moving, torch.nan, is_lifted=False)
 
 
 def _on(mask: Tensor, uv: Tensor) -> Tensor:

@@ -72,13 +72,12 @@ class Refiner:
 
     def _pushed(self, history: TrackHistory, sights: Sights) -> list[SmoothedSights]:
         """What one more frame brings, less what was handed out before it was known."""
-        smoothed = history.push(sights)
-        if smoothed is None:
-            return []
-        if self._num_known > 0:
+        if self._num_known > 0 and history.is_due:
             self._num_known -= 1
+            history.skip(sights)
             return []
-        return [smoothed]
+        smoothed = history.push(sights)
+        return [] if smoothed is None else [smoothed]
 
     def _rest(self, number: int, ahead: Sequence[Tracked]) -> list[SmoothedSights]:
         """The newest `number` frames, smoothed with what is known of those that follow."""

@@ -23,6 +23,7 @@ class Sights:
         moving: (N,) bool, to be smoothed as something that moves.
         masked: (N,) bool, on the dynamic mask.
         scene_depth: usual depth of the frame, units of the points; NaN without any point.
+        is_lifted: False when no track has a point.
     """
 
     ids: Tensor
@@ -31,13 +32,15 @@ class Sights:
     moving: Tensor
     masked: Tensor
     scene_depth: float
+    is_lifted: bool = True
 
     @classmethod
     def none(cls) -> Sights:
         """A frame without tracks."""
         ids = torch.zeros(0, dtype=torch.int64)
         points = torch.zeros((0, 3), dtype=torch.float64)
-        return cls(ids, points, torch.zeros(0), ids.bool(), ids.bool(), torch.nan)
+        nothing = ids.bool()
+        return cls(ids, points, torch.zeros(0), nothing, nothing, torch.nan, is_lifted=False)
 
     def of(self, ids: Tensor, values: Tensor, otherwise: float) -> Tensor:
         """The `values` (N, ...) of these tracks for other ids (M,), `otherwise` where unknown."""
@@ -91,6 +94,15 @@ class TrackHistory:
         self._num_waiting += 1
         return self._smoothed() if self._num_waiting > self._config.radius else None
 
+    @property
+    def is_due(self) -> bool:
+        """The next frame brings one back."""
+        return self._num_waiting >= self._config.radius
+
+    def skip(self, sights: Sights) -> None:
+        """Take the next frame; the one that `push` would give is wanted no more."""
+        self._append(sights)
+
     def finish(self) -> tuple[SmoothedSights, ...]:
         """The frames that still wait, smoothed without later ones; the history is then empty."""
         rest = []
@@ -119,6 +131,9 @@ class TrackHistory:
         self._num_waiting -= 1
         now = len(self._frames) - 1 - self._config.radius
         sights = self._frames[now]
+        alone = all(other is sights or not other.is_lifted for other in self._frames)
+        if alone or not sights.is_lifted:
+            return SmoothedSights(sights, sights.points, self._ages[0])
         views = sights.points.new_full((len(sights.ids), self._length, 3), torch.nan)
         for place, other in enumerate(self._frames, start=PAST - now):
             views[:, place] = other.of(sights.ids, other.points, torch.nan)
