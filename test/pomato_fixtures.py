@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import pytest
+from command_line import recon4d
 
 from benchmarks.pomato_weights import (
     position_table,
@@ -17,6 +19,7 @@ from benchmarks.pomato_weights import (
 from recon4d_ros.networks.pomato import PomatoSizes
 
 __all__ = [
+    "EXPORT_SIZE",
     "PAIR_FIELDS",
     "PARITY",
     "TINY",
@@ -28,8 +31,10 @@ __all__ = [
     "rule_images",
     "rule_net",
     "rule_tensor",
+    "tiny_export",
 ]
 
+EXPORT_SIZE = (48, 80)
 PARITY = Path(__file__).resolve().parents[2] / "shared" / "parity"
 
 TINY = PomatoSizes(
@@ -74,3 +79,19 @@ def require(name: str) -> Path:
 def arrays(name: str) -> dict[str, np.ndarray]:
     with np.load(require(name)) as held:
         return dict(held)
+
+
+def tiny_export(factory: pytest.TempPathFactory) -> Path:
+    """The tiny temporal network as ONNX, made by the command line."""
+    return _exported(factory.getbasetemp() / "tiny_temporal_onnx")
+
+
+@cache
+def _exported(folder: Path) -> Path:
+    """Once for all tests: it takes a minute."""
+    height, width = EXPORT_SIZE
+    size = ("--height", height, "--width", width)
+    heads = ("--encoder-heads", 4, "--decoder-heads", 4)
+    model = require("tiny_temporal.safetensors")
+    assert recon4d("export", model, "--out", folder, *size, *heads) == 0
+    return folder

@@ -8,7 +8,15 @@ import shutil
 import pytest
 import torch
 from command_line import error_line, recon4d
-from pomato_fixtures import TINY, relative_l2, require, rule_images, rule_net
+from pomato_fixtures import (
+    EXPORT_SIZE,
+    TINY,
+    relative_l2,
+    require,
+    rule_images,
+    rule_net,
+    tiny_export,
+)
 
 from recon4d_ros.errors import ModelError, OutputError
 from recon4d_ros.networks.pomato import Features, PomatoNet, onnx_export, onnx_runtime
@@ -19,8 +27,7 @@ from recon4d_ros.networks.pomato.onnx_runtime import OnnxPomato
 # Tracing a network takes a minute, more on a busy machine.
 pytestmark = pytest.mark.timeout(600)
 
-HEIGHT, WIDTH = 48, 64
-SIZE = ("--height", HEIGHT, "--width", WIDTH)
+HEIGHT, WIDTH = EXPORT_SIZE
 # Depth is what takes the time; the second network has less of it.
 SHALLOW = dataclasses.replace(TINY, encoder_depth=1, decoder_depth=2)
 EXACT, HALF = 2e-5, 5e-3
@@ -41,12 +48,7 @@ def pairwise_folder(pairwise, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def temporal_folder(tmp_path_factory):
-    """The tiny temporal fixture, through the command line."""
-    folder = tmp_path_factory.mktemp("temporal")
-    model = require("tiny_temporal.safetensors")
-    heads = ("--encoder-heads", 4, "--decoder-heads", 4)
-    assert recon4d("export", model, "--out", folder, *SIZE, *heads) == 0
-    return folder
+    return tiny_export(tmp_path_factory)
 
 
 def images(number, seed=0):
@@ -123,13 +125,13 @@ def test_only_some_heads(pairwise_folder):
 
 def test_input_that_does_not_fit(pairwise_folder, temporal_folder):
     ours = OnnxPomato.from_folder(pairwise_folder)
-    with pytest.raises(ModelError, match=r"64 x 48, the network was exported for 48 x 64"):
+    with pytest.raises(ModelError, match=r"80 x 48, the network was exported for 48 x 80"):
         ours.encode(images(1).mT.contiguous())
     features = ours.encode(images(2))
     with pytest.raises(ModelError, match="1 first and 2 second"):
         ours.decode(features[:1], features)
     turned = Features(features.tokens, features.grid[::-1])
-    with pytest.raises(ModelError, match=r"grid \(4, 3\)"):
+    with pytest.raises(ModelError, match=r"grid \(5, 3\)"):
         ours.decode(turned, turned)
     ours = OnnxPomato.from_folder(temporal_folder)
     features = ours.encode(images(3))

@@ -2,10 +2,10 @@
 
 import pytest
 import torch
-from pomato_stream import config, model_file, network, noise_frame
+from pomato_fixtures import tiny_export
+from pomato_stream import config, model_file, noise_frame
 
 from recon4d_ros.errors import ConfigError, ModelError
-from recon4d_ros.networks.pomato.onnx_export import export_onnx
 from recon4d_ros.predictors.pomato.loading import load_predictor
 
 pytest.importorskip("onnxruntime")
@@ -13,9 +13,7 @@ pytest.importorskip("onnxruntime")
 
 @pytest.fixture(scope="module")
 def exported(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("onnx")
-    export_onnx(network("temporal"), folder, 48, 80)
-    return folder
+    return tiny_export(tmp_path_factory)
 
 
 def test_a_stream_is_the_same_on_both_runtimes(exported, tmp_path):
