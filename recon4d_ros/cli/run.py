@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -17,7 +17,7 @@ from recon4d_ros.cli.session import Session
 from recon4d_ros.cli.summary import draw_summary
 from recon4d_ros.config import load_config
 from recon4d_ros.errors import Recon4DError
-from recon4d_ros.pipeline.factory import build_reconstructor
+from recon4d_ros.pipeline.factory import build_offline_reconstructor, build_reconstructor
 from recon4d_ros.storage.results import ResultFolder, check_folder
 from recon4d_ros.storage.source import open_source
 
@@ -43,7 +43,10 @@ _EPILOG = """examples:
   recon4d run walking/ --out result
   recon4d run drive.mcap --out result --image-topic /camera/image_raw --max-frames 300
   recon4d run phone.mp4 --out result --set window.stride=2 --set map.voxel_size=0.02
+  recon4d run walking/ --out result --offline --set predictor.name=pomato --set pomato.model=FILE
 
+--offline aligns all pairs of the clip at once, window by window beyond `offline.window` frames; it
+needs a pairwise model, and knows nothing of a frame on its arrival.
 Ctrl-C ends the run after the present frame and writes what there is (exit code 130).
 """
 
@@ -74,6 +77,11 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
         action="store_true",
         help="drop and count images that cannot be used, instead of stopping at the first",
     )
+    parser.add_argument(
+        "--offline",
+        action="store_true",
+        help="align the whole clip at once instead of frame by frame; needs a pairwise model",
+    )
     parser.set_defaults(run=run)
 
 
@@ -94,17 +102,14 @@ def run(args: argparse.Namespace) -> int:
     config = load_config(args.config, tuple(args.set))
     check_folder(args.out, overwrite=args.overwrite)
     source = open_source(args.source, args.image_topic, skip_bad_frames=args.skip_bad_frames)
-    reconstructor = build_reconstructor(config)
+    reconstructor = (build_offline_reconstructor if args.offline else build_reconstructor)(config)
     results = ResultFolder(args.out, config, overwrite=args.overwrite)
     session = Session(source, reconstructor, results, skip_bad_frames=args.skip_bad_frames)
     total = min(filter(None, (source.num_frames, args.max_frames)), default=None)
-    error: Recon4DError | None = None
     with _stop_on_interrupt() as stop:
-        try:
-            _advance(session, args.max_frames, total, stop)
-        except Recon4DError as raised:
-            error = raised
-        session.finish()
+        works = (lambda: _advance(session, args.max_frames, total, stop), session.finish)
+        errors = [error for work in works if (error := _failure(work)) is not None]
+        error = errors[0] if errors else None
         stopped_by = str(error) if error else "interrupt" if stop else None
         report = session.close(config, stopped_by)
         summary = session.summary(report)
@@ -114,6 +119,15 @@ def run(args: argparse.Namespace) -> int:
         raise type(error)(f"{error}; results up to there are in {args.out}") from error
     print("\n".join(_report_lines(report, args.out)))
     return EXIT_INTERRUPTED if stop else 0
+
+
+def _failure(work: Callable[[], None]) -> Recon4DError | None:
+    """What ended the work early; None when nothing did."""
+    try:
+        work()
+    except Recon4DError as error:
+        return error
+    return None
 
 
 def _advance(session: Session, max_frames: int | None, total: int | None, stop: list[int]) -> None:
@@ -158,4 +172,4 @@ def _report_lines(report: dict[str, Any], out: Path) -> list[str]:
     ]
     if camera["source"] is not None:
         lines.append(f"camera    {camera['source']}, fx {camera['fx']:.1f} px")
-    return [*lines, f"results   {out}"]
+    return [*lines, *(f"note      {note}" for note in report["notes"]), f"results   {out}"]

@@ -6,9 +6,9 @@ import platform
 import resource
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import cv2
 import numpy as np
@@ -47,6 +47,16 @@ class Reconstructor(Protocol):
 
     def static_map(self) -> PointCloud:
         """The map."""
+        ...
+
+
+@runtime_checkable
+class Noted(Protocol):
+    """Has something to say of its result as a whole."""
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """Sentences, in order."""
         ...
 
 
@@ -181,7 +191,7 @@ class Session:
         return CameraModel(resize_intrinsics(self.last.intrinsics, size))
 
     def _report(self, config: Config, stopped_by: str | None) -> dict[str, Any]:
-        drops = [*self._source.drops, *self._refused]
+        drops, core = [*self._source.drops, *self._refused], self._reconstructor
         return {
             "source": self._source.name,
             "complete": stopped_by is None,
@@ -200,6 +210,7 @@ class Session:
                 | {"message": event.message}
                 for event in self.events
             ],
+            "notes": list(core.notes) if isinstance(core, Noted) else [],
             "rate_hz": self._num_stepped / sum(self._step_s) if self._step_s else 0.0,
             "latency_ms": _percentiles_ms(self._latency_s),
             "step_ms": _percentiles_ms(self._step_s),

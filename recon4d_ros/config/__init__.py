@@ -102,6 +102,7 @@ class Config:
                 f"window.final_lag={self.window.final_lag} more, and must be in the window still; "
                 f"lower window.final_lag to {self.window.size - 1} or less"
             )
+        _ = self.offline.frame_offsets  # refuses what is no list of numbers
 
     def get(self, name: str) -> Scalar:
         """Value of a dotted parameter name."""

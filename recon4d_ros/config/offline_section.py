@@ -5,12 +5,32 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from recon4d_ros.config.declaration import setting
+from recon4d_ros.errors import ConfigError
 
 
 @dataclass(frozen=True)
 class OfflineConfig:
     """Alignment of all pairs of a clip at once."""
 
+    offsets: str = setting(
+        "1,3,5,7,9",
+        "frames between the two of a pair, separated by commas, 1 among them; every pair is given "
+        "to the network both ways",
+    )
+    window: int = setting(
+        100,
+        "frames aligned at once, all their pairs in memory; longer clips are aligned window by "
+        "window",
+        unit="frames",
+        minimum=4,
+        maximum=1000,
+    )
+    overlap: float = setting(
+        0.5,
+        "share of a window that the next one begins with; these frames keep their poses",
+        minimum=0.1,
+        maximum=0.9,
+    )
     principal_point: str = setting(
         "half_size",
         "where an estimated camera has its principal point: half_size is W/2, H/2 as DUSt3R's "
@@ -61,3 +81,23 @@ class OfflineConfig:
         minimum=3,
         maximum=10_000,
     )
+
+    @property
+    def frame_offsets(self) -> tuple[int, ...]:
+        """`offsets` as numbers.
+
+        Raises:
+            ConfigError: they are not numbers above zero, or 1 is missing.
+        """
+        parts = [part.strip() for part in self.offsets.split(",")]
+        if not all(part.isdecimal() and int(part) > 0 for part in parts) or "1" not in parts:
+            raise ConfigError(
+                f"offline.offsets={self.offsets!r} is refused; expected numbers of frames above "
+                "zero with 1 among them, so that neighbours are paired, such as 1,3,5"
+            )
+        return tuple(sorted({int(part) for part in parts}))
+
+    @property
+    def num_overlapped(self) -> int:
+        """Frames that two windows have in common, at least two."""
+        return min(self.window - 1, max(2, round(self.overlap * self.window)))

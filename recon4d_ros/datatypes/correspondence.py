@@ -58,6 +58,7 @@ class PairPointmaps:
         confidence_2: (H, W) float32.
         matching_2: (H, W, 3) float32, where those surface points were at the time of `first`; or
             None.
+        confidence_matching: (H, W) float32 of `matching_2`; None when the network gives none.
     """
 
     first: int
@@ -67,6 +68,7 @@ class PairPointmaps:
     points_2: Tensor
     confidence_2: Tensor
     matching_2: Tensor | None = None
+    confidence_matching: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False)

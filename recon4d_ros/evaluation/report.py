@@ -78,7 +78,8 @@ class Report:
         sequence: name of the sequence.
         final: final poses, stamps paired with the nearest one of the truth.
         final_interpolated: final poses against the truth interpolated at their stamps.
-        provisional: poses as they went out on arrival, nearest stamps.
+        provisional: poses as they went out on arrival, nearest stamps; None of a run that knew
+            none, since it aligned whole clips.
         depth: figures per set of pixels: `all`; `static` (the true masks say so);
             `outside_own_mask` (the run's own masks say so).
         masks: figures of the masks.
@@ -118,7 +119,7 @@ def evaluate_run(run_dir: Path, sequence_dir: Path) -> Report:
         sequence=sequence.name,
         final=_trajectory(run_dir / "trajectory.tum", sequence, "nearest"),
         final_interpolated=_trajectory(run_dir / "trajectory.tum", sequence, "interpolate"),
-        provisional=_trajectory(run_dir / "trajectory_provisional.tum", sequence, "nearest"),
+        provisional=_provisional(run_dir / "trajectory_provisional.tum", sequence),
         depth=_depth(run_dir, sequence),
         masks=_masks(run_dir, sequence),
     )
@@ -170,6 +171,12 @@ def _trajectory(
         return None
     stamps = np.array([entry.stamp_ns for entry in sequence.entries], np.int64)
     return evaluate_trajectory(truth, read_trajectory(path), stamps, association)
+
+
+def _provisional(path: Path, sequence: SequenceFolder) -> TrajectoryReport | None:
+    if len(read_trajectory(path).stamps_ns) == 0:
+        return None
+    return _trajectory(path, sequence, "nearest")
 
 
 def _depth(run_dir: Path, sequence: SequenceFolder) -> dict[str, DepthReport]:

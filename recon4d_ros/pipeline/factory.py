@@ -8,11 +8,14 @@ import cv2
 import torch
 
 from recon4d_ros.config import Config
+from recon4d_ros.errors import ConfigError
 from recon4d_ros.pipeline.allocation import map_large_blocks
+from recon4d_ros.pipeline.offline import OfflineReconstructor
 from recon4d_ros.pipeline.reconstructor import Reconstructor
 from recon4d_ros.predictors.classical.predictor import ClassicalPredictor
 from recon4d_ros.predictors.interface import PointmapPredictor
-from recon4d_ros.predictors.pomato.loading import load_predictor
+from recon4d_ros.predictors.klt import KltTracker
+from recon4d_ros.predictors.pomato.loading import load_pairs, load_predictor
 
 _PREDICTORS: dict[str, Callable[[Config], PointmapPredictor]] = {
     "classical": ClassicalPredictor,
@@ -31,7 +34,28 @@ def build_predictor(config: Config) -> PointmapPredictor:
 
 def build_reconstructor(config: Config) -> Reconstructor:
     """A reconstruction of one stream; sets this process's numbers of threads and its memory."""
+    _set_up_process(config)
+    return Reconstructor(config, build_predictor(config))
+
+
+def build_offline_reconstructor(config: Config) -> OfflineReconstructor:
+    """A reconstruction of one whole clip; sets up this process as `build_reconstructor` does.
+
+    Raises:
+        Recon4DError: the predictor gives no pairs, or its model or device cannot be used.
+    """
+    if config.predictor.name != "pomato":
+        raise ConfigError(
+            f"predictor.name={config.predictor.name} gives no pointmaps of pairs, which whole "
+            "clips are aligned from; set predictor.name=pomato and pomato.model to a pairwise "
+            "checkpoint, or stream instead"
+        )
+    _set_up_process(config)
+    num_kept = max(config.offline.frame_offsets) + 1
+    return OfflineReconstructor(config, load_pairs(config, num_kept), KltTracker())
+
+
+def _set_up_process(config: Config) -> None:
     map_large_blocks()
     torch.set_num_threads(config.compute.torch_threads)
     cv2.setNumThreads(config.compute.opencv_threads)
-    return Reconstructor(config, build_predictor(config))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -14,7 +15,11 @@ from recon4d_ros.predictors.pomato.engine import Engine
 from recon4d_ros.predictors.pomato.image_size import network_size
 from recon4d_ros.predictors.pomato.memory import Footprint
 from recon4d_ros.predictors.pomato.network import PointmapNetwork
+from recon4d_ros.predictors.pomato.pair_network import PomatoPairs
 from recon4d_ros.predictors.pomato.predictor import PomatoPredictor, check_fits
+
+# Refuses a model by its number of frames, None of a pairwise one.
+_Check = Callable[[Config, int | None], None]
 
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Proportions of the image that a network is warmed up with, before the first one has come.
@@ -29,6 +34,40 @@ def load_predictor(config: Config) -> PomatoPredictor:
         ModelError: there is no model, or its file cannot be used.
         PredictorError: the device has too little memory.
     """
+    predictor = PomatoPredictor(config, _engine(config, check_fits))
+    if config.pomato.runtime == "torch":
+        # An export has one size, which only the first image can be compared with.
+        predictor.warm_up(_USUAL_IMAGE)
+    return predictor
+
+
+def load_pairs(config: Config, num_kept: int) -> PomatoPairs:
+    """The pairwise network by itself, for any two frames, warmed up.
+
+    Args:
+        config: names the model.
+        num_kept: frames whose features are kept.
+
+    Raises:
+        ConfigError, ModelError, PredictorError: as `load_predictor`, or the model is temporal.
+    """
+    pairs = PomatoPairs(_engine(config, _check_pairwise), config.pomato.long_side, num_kept)
+    if config.pomato.runtime == "torch":
+        pairs.warm_up(_USUAL_IMAGE)
+    return pairs
+
+
+def _check_pairwise(config: Config, length: int | None) -> None:
+    if length is not None:
+        raise ConfigError(
+            f"{config.pomato.model} is a temporal model of {length} frames, but whole clips are "
+            "aligned from pairs; set pomato.model to a pairwise checkpoint, or stream instead"
+        )
+    check_fits(config, None)
+
+
+def _engine(config: Config, check: _Check) -> Engine:
+    """The network that the configuration names on its device; `check` says whether it will do."""
     device = choose_device(config.pomato.device)
     dtype = _dtype(config.pomato, device)
     if not config.pomato.model:
@@ -37,14 +76,8 @@ def load_predictor(config: Config) -> PomatoPredictor:
             "of an export. Nothing is downloaded here: see `recon4d models`"
         )
     if config.pomato.runtime == "onnx":
-        engine = _onnx_engine(config, device)
-    else:
-        engine = _torch_engine(config, device, dtype)
-    predictor = PomatoPredictor(config, engine)
-    if config.pomato.runtime == "torch":
-        # An export has one size, which only the first image can be compared with.
-        predictor.warm_up(_USUAL_IMAGE)
-    return predictor
+        return _onnx_engine(config, device, check)
+    return _torch_engine(config, device, dtype, check)
 
 
 def choose_device(name: str) -> torch.device:
@@ -77,10 +110,12 @@ def _dtype(config: PomatoConfig, device: torch.device) -> torch.dtype:
     return _DTYPES[config.precision]
 
 
-def _torch_engine(config: Config, device: torch.device, dtype: torch.dtype) -> Engine:
+def _torch_engine(
+    config: Config, device: torch.device, dtype: torch.dtype, check: _Check
+) -> Engine:
     settings = config.pomato
     net = PomatoNet.from_file(settings.model).requires_grad_(False)
-    check_fits(config, net.temporal_length)
+    check(config, net.temporal_length)
     batch = _footprint(config, net, dtype).batch(settings.memory_mib, settings.batch)
     if device.type == "cuda":
         _bound_cuda(device, settings.memory_mib)
@@ -115,7 +150,7 @@ def _compiled(net: PomatoNet) -> PomatoNet:
     return net
 
 
-def _onnx_engine(config: Config, device: torch.device) -> Engine:
+def _onnx_engine(config: Config, device: torch.device, check: _Check) -> Engine:
     settings = config.pomato
     if settings.precision != "fp32":
         raise ConfigError(
@@ -126,5 +161,5 @@ def _onnx_engine(config: Config, device: torch.device) -> Engine:
     if device.type == "cuda":
         providers.insert(0, "CUDAExecutionProvider")
     network = OnnxPomato.from_folder(Path(settings.model), providers)
-    check_fits(config, network.temporal_length)
+    check(config, network.temporal_length)
     return Engine(network, device, torch.float32, settings.batch)
