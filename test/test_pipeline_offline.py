@@ -9,6 +9,7 @@ import torch
 from rendered_stream import rendered
 from stream_run import Run, ate, run
 
+from recon4d_ros.alignment.pair_store import PairStore
 from recon4d_ros.alignment.window_join import ClipWindow, joined
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import Frame, Intrinsics, IntrinsicsSource, PairPointmaps
@@ -161,6 +162,17 @@ def test_a_window_that_cannot_be_aligned_is_given_up_and_the_next_is_another_sub
     final = [each for frame in frames[4:] for each in core.step(frame).final] + [*core.finish()]
     assert [r.frame.index for r in final] == [4, 5, 6, 7]
     assert {r.submap for r in final} == {1}
+
+
+def test_more_pairs_than_memory_can_hold_are_refused_with_their_size():
+    first, second = stream(2)
+    pair = Network().pair(first, second)
+    with pytest.raises(AlignmentError, match=r"GiB.*lower offline\.window"):
+        PairStore(10**10).put(pair)
+    store = PairStore(2)
+    store.put(pair)
+    with pytest.raises(AlignmentError, match="images of one size"):
+        store.put(replace(pair, matching_2=None))
 
 
 @pytest.mark.parametrize("offsets", ["", "3,5", "1,0", "1,-3", "1,two"])

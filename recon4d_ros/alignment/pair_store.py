@@ -58,7 +58,7 @@ class PairStore:
         self.capacity = capacity
         self._blocks: dict[str, Tensor] = {}
         self._edges: dict[int, tuple[int, int]] = {}
-        self._free = list(range(capacity))[::-1]
+        self._free: list[int] = []  # slots between those in use
 
     def __len__(self) -> int:
         """Pairs held."""
@@ -74,9 +74,10 @@ class PairStore:
         """Copy in one pair.
 
         Raises:
-            AlignmentError: there is no room, or its maps differ in size or kind from the others'.
+            AlignmentError: there is no room, no memory for a full window, or its maps differ in
+                size or kind from the others'.
         """
-        if not self._free:
+        if len(self) >= self.capacity:
             raise AlignmentError(
                 f"{self.capacity} pairs are held, and pair ({pair.first}, {pair.second}) is one "
                 "too many; forget those of earlier frames first"
@@ -84,11 +85,9 @@ class PairStore:
         given = {name: getattr(pair, field) for name, field in _FIELDS.items()}
         maps: dict[str, Tensor] = {name: each for name, each in given.items() if each is not None}
         if not self._blocks:
-            self._blocks = {
-                name: each.new_empty(self.capacity, *each.shape) for name, each in maps.items()
-            }
+            self._blocks = self._allocated(maps)
         self._check(pair, maps)
-        slot = self._free.pop()
+        slot = self._free.pop() if self._free else len(self)
         for name, each in maps.items():
             self._blocks[name][slot] = each
         self._edges[slot] = pair.first, pair.second
@@ -103,7 +102,7 @@ class PairStore:
     def reset(self) -> None:
         """Drop all pairs; the memory stays."""
         self._edges.clear()
-        self._free = list(range(self.capacity))[::-1]
+        self._free.clear()
 
     def aligned(self, first: int, intrinsics: Intrinsics | None, config: Config) -> PairAlignment:
         """Align all pairs held, where frame `first` becomes frame 0; see `align_pairs`.
@@ -112,7 +111,7 @@ class PairStore:
             AlignmentError: they cannot be aligned.
         """
         slots = sorted(self._edges)
-        maps = {name: self._taken(name, slots) for name in self._blocks}
+        maps = {name: self._side_by_side(name, slots) for name in self._blocks}
         return align_pairs(
             torch.tensor([self._edges[slot] for slot in slots]) - first,
             maps["points_1"],
@@ -128,9 +127,22 @@ class PairStore:
     def confidence(self, frame: int) -> Tensor:
         """(H, W) mean confidence of a frame's pixels in the pairs it is the first of."""
         slots = [slot for slot, (first, _) in self._edges.items() if first == frame]
-        return self._taken("conf_1", slots).mean(dim=0)
+        return self._side_by_side("conf_1", slots).mean(dim=0)
 
-    def _taken(self, name: str, slots: list[int]) -> Tensor:
+    def _allocated(self, maps: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Blocks for maps like these; pages that no pair fills cost nothing."""
+        try:
+            return {
+                name: each.new_empty(self.capacity, *each.shape) for name, each in maps.items()
+            }
+        except RuntimeError as error:  # torch's own, when the system refuses
+            size = self.capacity * sum(each.nbytes for each in maps.values()) / 2**30
+            raise AlignmentError(
+                f"the {self.capacity} pairs of a window take {size:.1f} GiB, which this machine "
+                "does not give; lower offline.window or pomato.long_side"
+            ) from error
+
+    def _side_by_side(self, name: str, slots: list[int]) -> Tensor:
         if slots == list(range(len(slots))):
             return self._blocks[name][: len(slots)]
         return self._blocks[name][slots]
