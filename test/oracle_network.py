@@ -68,14 +68,17 @@ class OracleNetwork:
         chunk: int = 4,
     ) -> Pointmap:
         first, second = (level[:, 0, 0].int().tolist() for level in tokens.levels[:2])
+        # All heads of a pair share its unit; the first branch holds the pair the other way round.
+        units = (second, first) if number == 1 else (first, second)
         if number == 1:
             second = first
         length = self.temporal_length or 1
         maps = []
         for start in range(0, len(first), length):
-            window = first[start : start + length], second[start : start + length]
+            here = slice(start, start + length)
+            window = units[0][here], units[1][here]
             for row in range(length) if frames is None else frames:
-                maps.append(self._map(number, window[0][row], window[1][row], window))
+                maps.append(self._map(number, first[here][row], second[here][row], window))
         points, conf = (torch.stack(each) for each in zip(*maps, strict=True))
         return Pointmap(points, conf)
 

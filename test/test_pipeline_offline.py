@@ -6,6 +6,7 @@ from functools import cache
 
 import pytest
 import torch
+from oracle_network import OracleNetwork
 from rendered_stream import rendered
 from stream_run import Run, ate, run
 
@@ -17,6 +18,8 @@ from recon4d_ros.errors import AlignmentError, ConfigError, FrameError
 from recon4d_ros.geometry import se3, sim3
 from recon4d_ros.pipeline.offline import OfflineReconstructor
 from recon4d_ros.predictors.klt import KltTracker
+from recon4d_ros.predictors.pomato.engine import Engine
+from recon4d_ros.predictors.pomato.pair_network import PomatoPairs
 from recon4d_ros.synthetic import scenes
 from recon4d_ros.synthetic.pairs import NoisyPairs
 
@@ -132,6 +135,20 @@ def test_an_unknown_camera_is_estimated_in_the_first_window_and_kept():
     assert {r.intrinsics_source for r in finals} == {IntrinsicsSource.ESTIMATED}
     exact = scenes.named("demo", 60, WIDTH).intrinsics
     assert finals[0].intrinsics.fx == pytest.approx(exact.fx, rel=0.02)
+
+
+def test_the_pomato_network_serves_as_it_is():
+    """Heads 1 to 3 of one call share a unit, each call has another one."""
+    network = OracleNetwork(scenes.named("demo", 6, 64), None, along=0.0, across_px=0.0)
+    exact = [rendered("demo", index, 64, 6) for index in range(6)]
+    settings = Config().replaced({"refinement.mode": "off"})
+    pairs = PomatoPairs(Engine(network), 64, num_kept=10)
+    core = OfflineReconstructor(settings, pairs, KltTracker())
+    finals = run(core, [e.frame for e in exact]).finals()
+    poses = [e.T_world_cam for e in exact]
+    length = float(torch.stack(poses)[:, :3, 3].diff(dim=0).norm(dim=1).sum())
+    assert ate(finals, poses) < 1e-3 * length
+    assert (network.num_encoded, network.num_pairs) == (6, 2 * (5 + 3 + 1))
 
 
 @pytest.mark.parametrize("count", [1, 2])
