@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from benchmarks import alignment_stream
 from benchmarks.table import Row, Target
 from benchmarks.workbench import ROOT, SHARED, Workbench
 from recon4d_ros.alignment import PairAlignment, align_pairs
@@ -55,6 +56,7 @@ def benchmark(bench: Workbench) -> Iterator[Row]:
         yield from _reference_clip()
         for name in RENDERED:
             yield from _rendered_clip(name)
+        yield from alignment_stream.benchmark()
     finally:
         torch.set_num_threads(before)
 

@@ -49,13 +49,15 @@ def joined_masks(evidence: Tensor, pairs: Pairs) -> Tensor:
         evidence: (E, H, W), see `pair_evidence`.
         pairs: the pairs it is of.
     """
-    masks = []
-    for frame in range(pairs.num_frames):
-        votes = evidence[pairs.edges[:, 1] == frame]
-        count = (votes > 1).sum(dim=0)
-        known = votes.isfinite().sum(dim=0)
-        masks.append((count >= 2) | ((count == 1) & (known == 1)) | (votes > LOUD).any(dim=0))
-    return torch.stack(masks)
+    frames = range(pairs.num_frames)
+    return torch.stack([voted(evidence[pairs.edges[:, 1] == frame]) for frame in frames])
+
+
+def voted(evidence: Tensor) -> Tensor:
+    """Mask (H, W) bool of one frame by the evidence (E, H, W) of its pairs, if any."""
+    count = (evidence > 1).sum(dim=0)
+    known = evidence.isfinite().sum(dim=0)
+    return (count >= 2) | ((count == 1) & (known == 1)) | (evidence > LOUD).any(dim=0)
 
 
 def matched_masks(pairs: Pairs, config: MotionConfig) -> Tensor:
