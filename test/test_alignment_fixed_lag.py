@@ -179,6 +179,95 @@ def _nowhere(pair):
     return replace(pair, points_2=torch.full_like(pair.points_2, torch.nan))
 
 
+# ------------------------------------------------------------------ hard scenes
+def test_scale_stays_over_a_long_stream():
+    net = NoisyPairs(scenes.named("static_room", 30, 32), frame_of=_there_and_back)
+    lag, ratios = FixedLag(FixedLagConfig(), net.scene.intrinsics), []
+    for index in range(1, 120):
+        partners = lag.partners(index) if index > 1 else (0,)
+        pairs = [p for k in partners for p in (net.pair(index, k), net.pair(k, index))]
+        depth = lag.push(index, pairs).depth_map()
+        ratios.append(float((depth / net.depth(index).float()).median()))
+    early, late = np.median(ratios[:30]), np.median(ratios[-30:])
+    assert abs(np.log(late / early)) < 0.01  # each pair has a unit of its own, 30 % apart
+
+
+def test_unsure_pixels_of_nan_confidence_are_left_out():
+    net = network("static_room")
+    random = torch.Generator().manual_seed(0)
+
+    def spoilt(index, pairs):
+        return [_half_unsure(pair, random) for pair in pairs]
+
+    arrival, final, _ = stream(net, 14, change=spoilt)
+    assert ate(net, arrival) < 0.003 and ate(net, final) < 0.002
+    assert all(bool(T.isfinite().all()) for T in final.values())
+
+
+def _half_unsure(pair, random):
+    """NaN confidence, and points from nowhere, on half of the pixels."""
+    bad = torch.rand(pair.confidence_1.shape, generator=random) < 0.5
+    nowhere = 50 * torch.rand(pair.points_1.shape, generator=random)
+    return replace(
+        pair,
+        confidence_1=pair.confidence_1.masked_fill(bad, torch.nan),
+        confidence_2=pair.confidence_2.masked_fill(bad, torch.nan),
+        points_1=torch.where(bad[..., None], nowhere, pair.points_1),
+        points_2=torch.where(bad[..., None], nowhere, pair.points_2),
+    )
+
+
+def test_a_frame_full_of_movers_rests_on_its_background():
+    net = network("static_room")
+    shift = torch.tensor([0.4, 0.1, 0.3])
+
+    def moved(index, pairs):
+        return [_moved(pair, shift) for pair in pairs]
+
+    lag, poses = FixedLag(FixedLagConfig(), net.scene.intrinsics), {}
+    mask = torch.zeros(net.scene.intrinsics.size, dtype=torch.bool)
+    mask[:, : int(0.8 * WIDTH)] = True
+    for index in range(1, 14):
+        partners = lag.partners(index) if index > 1 else (0,)
+        pairs = [p for k in partners for p in (net.pair(index, k), net.pair(k, index))]
+        moving = dict.fromkeys((*partners, index), mask)
+        poses[index] = lag.push(index, moved(index, pairs), moving).T_map_cam
+    assert ate(net, poses) < 0.01
+
+
+def _moved(pair, shift):
+    """Four fifths of the pixels moved between the two times, all alike."""
+    part = slice(None, int(0.8 * WIDTH))
+    points = pair.points_2.clone()
+    points[:, part] += shift * (pair.second - pair.first)
+    return replace(pair, points_2=points)
+
+
+def test_a_frame_without_a_static_pixel_is_refused():
+    net = network("static_room")
+    lag = FixedLag(FixedLagConfig(), net.scene.intrinsics)
+    lag.push(1, [net.pair(1, 0), net.pair(0, 1)])
+    everything = torch.ones(net.scene.intrinsics.size, dtype=torch.bool)
+    with pytest.raises(AlignmentError, match="static pixels"):
+        lag.push(2, [net.pair(2, 1), net.pair(1, 2)], {1: everything, 2: everything})
+    assert sorted(lag.frames) == [0, 1]
+
+
+def test_a_plane_places_the_camera():
+    """Points fix the pose where epipolar geometry alone could not."""
+    random = np.random.default_rng(3)
+    source = np.concatenate([random.uniform(-2, 2, (300, 2)), np.full((300, 1), 4.0)], axis=1)
+    S = np.eye(4)
+    S[:3, :3] = 1.3 * Rotation.from_rotvec([0.05, 0.1, -0.03]).as_matrix()
+    S[:3, 3] = [0.2, 0.1, -0.1]
+    target = (source @ S[:3, :3].T + S[:3, 3]) * (1 + 0.002 * random.normal(size=(300, 1)))
+    rows = (torch.from_numpy(x.T.copy())[None] for x in (source, target))
+    given = PairSamples(*rows, None, torch.ones(1, 300, dtype=torch.float64), 100.0)
+    found = pair_similarity.measure(given, torch.eye(4, dtype=torch.float64)[None])
+    assert np.abs(found.S.numpy()[0] - S).max() < 0.005
+    assert float(torch.linalg.eigvalsh(found.information[0]).min()) > 0
+
+
 # ------------------------------------------------------------------ one pair
 def samples(count=200, seed=0, noise=0.01):
     """Points of one pair, the similarity between them and all but the scale of their noise."""

@@ -127,6 +127,7 @@ def _weight(confidence: Tensor) -> Tensor:
 
 
 def _weighed(points: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
-    z, weight = points[..., 2], _weight(confidence)
-    use = z.isfinite() & (z > 0)
-    return torch.where(use, z, 0.0), torch.where(use, weight, 0.0)
+    z = points[..., 2].contiguous()
+    # Comparisons instead of isfinite, and the logarithm last: this runs over all pixels.
+    use = (z > 0) & (z < torch.inf)
+    return torch.where(use, z, 0.0), _weight(torch.where(use, confidence, 1.0))
