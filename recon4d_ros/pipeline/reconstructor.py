@@ -139,6 +139,9 @@ class Reconstructor:
     ) -> tuple[Reconstruction, ...]:
         """Final frames, smoothed with those before and after them."""
         later = [index for index in window.indices if settled and index > settled[-1]]
+        later = later[: self._config.refinement.radius]
+        if not any(self._is_dense[index] for index in later):
+            later = []  # without depth they say nothing
         parts = [
             [
                 (
@@ -147,7 +150,7 @@ class Reconstructor:
                 )
                 for index in indices
             ]
-            for indices in (settled, later[: self._config.refinement.radius])
+            for indices in (settled, later)
         ]
         return self._refiner.refine(*parts)
 
@@ -256,7 +259,11 @@ def _final(window: Window, aligned: AlignedWindow, index: int, is_dense: bool) -
     prediction = aligned.prediction
     shape = prediction.intrinsics.size
     T_map_cam = _pose_or_none(aligned.T_map_cam[row])
-    depth = _own_depth(aligned, row) if is_dense else torch.full(shape, torch.nan)
+    if is_dense:
+        depth = _own_depth(aligned, row)
+        confidence = torch.where(depth.isfinite(), prediction.confidence[row], 0.0)
+    else:
+        depth, confidence = torch.full(shape, torch.nan), torch.zeros(shape)
     state = prediction.states[row] if T_map_cam is not None else TrackingState.LOST
     if T_map_cam is not None and state is TrackingState.LOST:
         state = TrackingState.TRACKING  # posed by the map, not by the predictor
@@ -267,7 +274,7 @@ def _final(window: Window, aligned: AlignedWindow, index: int, is_dense: bool) -
             is_final=True,
             T_map_cam=T_map_cam,
             depth=depth,
-            confidence=torch.where(depth.isfinite(), prediction.confidence[row], 0.0),
+            confidence=confidence,
             dynamic_mask=aligned.dynamic.of(index),
             filled=prediction.filled[row],
             intrinsics=prediction.intrinsics,
