@@ -14,7 +14,6 @@ Grey = NDArray[np.uint8]
 
 _WINDOW_PX = (17, 17)
 _LEVELS = 3
-_LEVELS_BACK = 1  # the way back starts where it should end
 _STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
 _BORDER_PX = 4
 _LEAST_STRENGTH = 1e-4  # least eigenvalue of the structure tensor worth tracking, OpenCV's units
@@ -49,8 +48,8 @@ def sought(before: Grey, after: Grey, uv: Array, guess: Array) -> tuple[Array, A
     if len(uv) == 0:
         return uv.copy(), np.zeros(0)
     start = uv.astype(np.float32)[:, None]
-    there, ok = _lucas_kanade(before, after, start, guess.astype(np.float32)[:, None], _LEVELS)
-    back, ok_back = _lucas_kanade(after, before, there, start, _LEVELS_BACK)
+    there, ok = _lucas_kanade(before, after, start, guess.astype(np.float32)[:, None])
+    back, ok_back = _lucas_kanade(after, before, there, start)
     height, width = before.shape
     new = there[:, 0].astype(np.float64)
     good = ok & ok_back & (new >= _BORDER_PX).all(axis=1)
@@ -63,7 +62,6 @@ def _lucas_kanade(
     target: Grey,
     uv: NDArray[np.float32],
     guess: NDArray[np.float32],
-    levels: int,
 ) -> tuple[NDArray[np.float32], Mask]:
     found, status, _ = cv2.calcOpticalFlowPyrLK(
         source,
@@ -71,7 +69,7 @@ def _lucas_kanade(
         uv,
         guess.copy(),
         winSize=_WINDOW_PX,
-        maxLevel=levels,
+        maxLevel=_LEVELS,
         criteria=_STOP,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
