@@ -58,10 +58,7 @@ def sought(before: Grey, after: Grey, uv: Array, guess: Array) -> tuple[Array, A
 
 
 def _lucas_kanade(
-    source: Grey,
-    target: Grey,
-    uv: NDArray[np.float32],
-    guess: NDArray[np.float32],
+    source: Grey, target: Grey, uv: NDArray[np.float32], guess: NDArray[np.float32]
 ) -> tuple[NDArray[np.float32], Mask]:
     found, status, _ = cv2.calcOpticalFlowPyrLK(
         source,
