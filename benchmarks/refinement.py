@@ -16,7 +16,6 @@ from recon4d_ros.config import Config
 from recon4d_ros.evaluation.temporal import acceleration
 from recon4d_ros.geometry import pointmap
 from recon4d_ros.refinement.blend_displacement import BlendedDisplacement, Controls
-from recon4d_ros.refinement.closed_form_depth import closed_form_depth
 from recon4d_ros.synthetic import scenes
 from recon4d_ros.synthetic.renderer import render
 
@@ -101,7 +100,7 @@ def _lbd_row() -> Row:
     def once() -> float:
         begin = time.perf_counter()
         field = BlendedDisplacement(controls, reach=3.0)
-        closed_form_depth(points, field.over(points, moving), 0.25)
+        pointmap.depth_towards(points, field.over(points, moving), 0.25)
         return (time.perf_counter() - begin) * 1e3
 
     times = sorted(once() for _ in range(REPEATS))

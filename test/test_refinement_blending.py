@@ -14,7 +14,6 @@ from torch import Tensor
 from recon4d_ros.errors import GeometryError
 from recon4d_ros.geometry import camera, pointmap, se3
 from recon4d_ros.refinement.blend_displacement import BlendedDisplacement, Controls, enlarge
-from recon4d_ros.refinement.closed_form_depth import closed_form_depth
 
 seeds = st.integers(0, 10_000)
 
@@ -225,7 +224,7 @@ def test_closed_form_depth_is_where_adam_ends():
         ((pointmap.transform(T, pointmap.from_depth(free, K)) - wanted) ** 2).sum().backward()
         adam.step()
         decay.step()
-    found = closed_form_depth(pointmap.from_depth(depth, K), displacement, 10.0)
+    found = pointmap.depth_towards(pointmap.from_depth(depth, K), displacement, 10.0)
     relative = (found - free.detach()).norm() / free.detach().norm()
     assert float(relative) < 1e-3
     # The spec's own formula, with world rays from the camera's centre.
@@ -239,8 +238,10 @@ def test_depth_follows_its_ray_and_stays_within_its_bounds():
     points = pointmap.from_depth(torch.full((6, 8), 2.0, dtype=torch.float64), K)
     points[0, 0] = torch.nan
     for share, expected in ((0.1, 2.2), (0.9, 2.5), (-0.9, 1.6)):
-        found = closed_form_depth(points, points * share, 0.25)
+        found = pointmap.depth_towards(points, points * share, 0.25)
         assert bool(found[0, 0].isnan())
         torch.testing.assert_close(found[1:], torch.full((5, 8), expected).double())
     sideways = torch.linalg.cross(points, torch.ones_like(points))
-    torch.testing.assert_close(closed_form_depth(points, sideways, 0.25)[1:], points[1:, :, 2])
+    torch.testing.assert_close(
+        pointmap.depth_towards(points, sideways, 0.25)[1:], points[1:, :, 2]
+    )

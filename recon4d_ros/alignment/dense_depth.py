@@ -19,7 +19,7 @@ from recon4d_ros.geometry.checks import check_shape
 # Depths by several hints are joined with Cauchy weights of this many standard deviations.
 _CAUCHY = 2.385
 # Change of depth by smoothed points that is believed.
-_LEAST_CHANGE, _MOST_CHANGE = 0.8, 1.25
+_MAX_CHANGE = 0.25  # at most by this factor, less 1
 
 
 def closed_form_depth(rays: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
@@ -99,7 +99,6 @@ def smoothed_depth(depth: Tensor, rays: Tensor, targets: Tensor) -> Tensor:
         rays: (H, W, 3), z = 1.
         targets: (N, H, W, 3) smoothed points in each frame's own camera, NaN for none.
     """
-    weight = targets.isfinite().all(dim=-1).to(depth)
-    wanted = closed_form_depth(rays.expand_as(targets), targets.unsqueeze(0), weight.unsqueeze(0))
-    change = (wanted / depth).clamp(_LEAST_CHANGE, _MOST_CHANGE)
-    return torch.where(change.isfinite(), depth * change, depth)
+    points = rays * depth.unsqueeze(-1)
+    wanted = pointmap.depth_towards(points, targets - points, _MAX_CHANGE)
+    return torch.where(wanted.isfinite(), wanted, depth)

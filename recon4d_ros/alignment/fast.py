@@ -24,8 +24,6 @@ from recon4d_ros.alignment.spanning_tree import Chain
 from recon4d_ros.errors import AlignmentError
 from recon4d_ros.geometry import robust, se3
 
-# Median length of two standard normal components.
-RAYLEIGH_MEDIAN = 1.1774
 # 95 % efficiency for normal residuals.
 _CAUCHY = 2.385
 # Noise that is always granted: over the distance, and px over the long side of the image.
@@ -335,5 +333,5 @@ def _along_across(residual: Tensor, points: Tensor, weight: Tensor) -> tuple[flo
     along = (residual * ray).sum(dim=-2)
     across = (residual.square().sum(dim=-2) - along.square()).clamp(min=0.0)
     sigma_along = robust.MAD_TO_SIGMA * float(along[used].abs().median())
-    sigma_across = float(across[used].median()) ** 0.5 / RAYLEIGH_MEDIAN
+    sigma_across = float(across[used].median()) ** 0.5 / robust.RAYLEIGH_MEDIAN
     return max(sigma_along, _FLOOR), max(sigma_across, _FLOOR)

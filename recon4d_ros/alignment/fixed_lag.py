@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from recon4d_ros.alignment import lag_window, pair_similarity, similarity
-from recon4d_ros.alignment.frame_depth import FrameDepth, PixelSamples
+from recon4d_ros.alignment.frame_depth import FrameDepth, PixelSamples, sampled_rays
 from recon4d_ros.alignment.lag_window import Link
 from recon4d_ros.alignment.pair_similarity import PairSamples
 from recon4d_ros.config import FixedLagConfig
@@ -75,7 +75,8 @@ class FixedLag:
             intrinsics: of the grid of the pointmaps.
         """
         self._config = config
-        self._intrinsics = intrinsics
+        self._focal_px = intrinsics.fx
+        self._rays = sampled_rays(intrinsics, config.num_samples).mT
         self._frames: dict[int, LagFrame] = {}
         self._keyframes: list[int] = []
         self._links: list[Link] = []
@@ -193,14 +194,13 @@ class FixedLag:
         return links
 
     def _stacked(self, samples: Sequence[PixelSamples]) -> PairSamples:
-        rays = samples[0].rays(self._intrinsics).mT
         matched = [sample.matched.mT for sample in samples if sample.matched is not None]
         return PairSamples(
-            source=torch.stack([rays * sample.depth for sample in samples]),
+            source=torch.stack([self._rays * sample.depth for sample in samples]),
             target=torch.stack([sample.target.mT for sample in samples]).contiguous(),
             matched=torch.stack(matched) if len(matched) == len(samples) else None,
             weight=torch.stack([sample.weight for sample in samples]),
-            focal_px=self._intrinsics.fx,
+            focal_px=self._focal_px,
         )
 
     # ---------------------------------------------------------------- where the frames lie

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from recon4d_ros.alignment.pairs import log_confidence
 from recon4d_ros.datatypes import Intrinsics, PairPointmaps
 from recon4d_ros.errors import AlignmentError
 from recon4d_ros.geometry import camera
@@ -58,8 +59,7 @@ class FrameDepth:
 
     def unit_of(self, points: Tensor) -> float:
         """This map's unit over that of a pointmap (H, W, 3): the median ratio; NaN for none."""
-        step = _step(self.total.shape, _RATIO_PIXELS)
-        grid = (slice(step // 2, None, step),) * 2
+        grid = _grid(self.total.shape, _RATIO_PIXELS)
         z = points[..., 2][grid]
         ratio = self.total[grid] / (self.weight[grid] * z)
         ratio = ratio[ratio.isfinite() & (ratio > 0)]
@@ -71,14 +71,12 @@ class PixelSamples:
     """P pixels of a pair's second frame; weight 0 where not to be used.
 
     Attributes:
-        uv: (P, 2) px.
         depth: (P,) in the second frame's own unit.
         target: (P, 3) where the pair sees them.
         matched: (P, 2) direction x / z, y / z by matching, or None.
         weight: (P,).
     """
 
-    uv: Tensor
     depth: Tensor
     target: Tensor
     matched: Tensor | None
@@ -89,12 +87,10 @@ class PixelSamples:
         pair: PairPointmaps, depth: FrameDepth, moving: Tensor | None, number: int
     ) -> PixelSamples:
         """Pixels on a regular grid, at most about `number`; moving ones have no weight."""
-        size = pair.points_2.shape[:2]
-        step = _step(size, number)
-        grid = (slice(step // 2, None, step),) * 2
+        grid = _grid(pair.confidence_2.shape, number)
         target = pair.points_2[grid].reshape(-1, 3)
         z = (depth.total[grid] / depth.weight[grid]).reshape(-1)
-        weight = _weight(pair.confidence_2[grid]).reshape(-1)
+        weight = log_confidence(pair.confidence_2[grid]).reshape(-1)
         use = (weight > 0) & (z > 0) & z.isfinite() & target.isfinite().all(dim=-1)
         if moving is not None:
             use &= ~moving[grid].reshape(-1)
@@ -105,29 +101,28 @@ class PixelSamples:
             use &= matched.isfinite().all(dim=-1)
             matched = torch.where(use.unsqueeze(-1), matched, 0.0)
         return PixelSamples(
-            uv=camera.pixel_grid((size[0], size[1]), torch.float32)[grid].reshape(-1, 2),
             depth=torch.where(use, z, 1.0),
             target=torch.where(use.unsqueeze(-1), target, 1.0),
             matched=matched,
             weight=torch.where(use, weight, 0.0),
         )
 
-    def rays(self, intrinsics: Intrinsics) -> Tensor:
-        """(P, 3) viewing directions, z = 1."""
-        return camera.directions(self.uv, intrinsics)
+
+def sampled_rays(intrinsics: Intrinsics, number: int) -> Tensor:
+    """(P, 3) viewing directions, z = 1, of the pixels that `PixelSamples.of` takes."""
+    uv = camera.pixel_grid(intrinsics.size, torch.float32)[_grid(intrinsics.size, number)]
+    return camera.directions(uv.reshape(-1, 2), intrinsics)
 
 
-def _step(size: tuple[int, ...], number: int) -> int:
-    return max(1, math.ceil(math.sqrt(size[0] * size[1] / number)))
-
-
-def _weight(confidence: Tensor) -> Tensor:
-    """Log C as in GA; nothing for what is no confidence of the DUSt3R family, which exceeds 1."""
-    return torch.where(confidence > 1.0, confidence, 1.0).log()
+def _grid(size: tuple[int, ...], number: int) -> tuple[slice, slice]:
+    """Rows and columns of a regular grid of at most about `number` pixels."""
+    step = max(1, math.ceil(math.sqrt(size[0] * size[1] / number)))
+    every = slice(step // 2, None, step)
+    return every, every
 
 
 def _weighed(points: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
     z = points[..., 2].contiguous()
     # Comparisons instead of isfinite, and the logarithm last: this runs over all pixels.
     use = (z > 0) & (z < torch.inf)
-    return torch.where(use, z, 0.0), _weight(torch.where(use, confidence, 1.0))
+    return torch.where(use, z, 0.0), log_confidence(torch.where(use, confidence, 1.0))

@@ -12,10 +12,8 @@ from torch import Tensor
 
 from recon4d_ros.alignment.pairs import Pairs
 from recon4d_ros.config import MotionConfig
-from recon4d_ros.geometry.displacement import MEDIAN_LENGTH, displacement
+from recon4d_ros.geometry.displacement import displacement
 
-# Noise along the ray over that across it, at the floor; networks know directions far better.
-ALONG_OVER_ACROSS = 4.0
 # Squared displacement over its threshold with which a single pair is believed.
 LOUD = 4.0
 
@@ -33,10 +31,11 @@ def pair_evidence(points: Tensor, moved: Tensor, weight: Tensor, config: MotionC
         GeometryError: wrong shapes.
     """
     known = torch.where((weight > 0).unsqueeze(-1), points, torch.nan)
-    floors = (ALONG_OVER_ACROSS * config.matching_floor, config.matching_floor)
-    found = [displacement(one, other, *floors) for one, other in zip(known, moved, strict=True)]
-    squared = torch.stack([each.squared for each in found])
-    return squared / (config.matching_factor * MEDIAN_LENGTH) ** 2
+    found = [
+        displacement(one, other, config.matching_floor)
+        for one, other in zip(known, moved, strict=True)
+    ]
+    return torch.stack([each.excess(config.matching_factor) for each in found])
 
 
 def joined_masks(evidence: Tensor, pairs: Pairs) -> Tensor:

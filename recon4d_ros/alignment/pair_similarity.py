@@ -19,6 +19,7 @@ from torch import Tensor
 
 from recon4d_ros.alignment import similarity
 from recon4d_ros.geometry import se3, sim3
+from recon4d_ros.geometry.robust import HALF_NORMAL_MEDIAN, RAYLEIGH_MEDIAN
 
 # Half of them let the weights settle, the others the solution.
 _STEPS = 4
@@ -31,7 +32,6 @@ _LEAST_NOISE, _LEAST_NOISE_PX = 1e-4, 0.02
 _MOST_NOISE, _MOST_NOISE_PX = 0.2, 20.0
 # Residuals beyond this say that the pixel moves or is wrong, in standard deviations.
 _OUTLIER = 4.0
-_HALF_NORMAL_MEDIAN, _RAYLEIGH_MEDIAN = 0.6745, 1.1774
 _MEDIAN_STRIDE = 4  # every so many pixels fix a median well enough
 
 
@@ -154,7 +154,7 @@ def _compared(samples: PairSamples, S: Tensor) -> _Compared:
     u, v = point[:, 0] * inverse, point[:, 1] * inverse
     du, dv = u - samples.matched[:, 0], v - samples.matched[:, 1]
     square = du * du + dv * dv
-    sigma = _noise(square, samples).sqrt() / _RAYLEIGH_MEDIAN
+    sigma = _noise(square, samples).sqrt() / RAYLEIGH_MEDIAN
     limits = _LEAST_NOISE_PX / samples.focal_px, _MOST_NOISE_PX / samples.focal_px
     weight = 1.0 / sigma.clamp(*limits).square()
     zero = torch.zeros_like(u)
@@ -178,8 +178,8 @@ def _along_rays(samples: PairSamples, point: Tensor) -> _Compared:
     along_square = along * along * nearness
     square = _dot(miss, miss)
     off_square = (square - along_square).clamp(min=0.0) * nearness
-    along_noise = _noise(along_square * nearness, samples).sqrt() / _HALF_NORMAL_MEDIAN
-    across_noise = _noise(off_square, samples).sqrt() / _RAYLEIGH_MEDIAN
+    along_noise = _noise(along_square * nearness, samples).sqrt() / HALF_NORMAL_MEDIAN
+    across_noise = _noise(off_square, samples).sqrt() / RAYLEIGH_MEDIAN
     across = nearness / across_noise.clamp(_LEAST_NOISE, _MOST_NOISE).square()
     more = nearness / along_noise.clamp(_LEAST_NOISE, _MOST_NOISE).square() - across
     squared = across * square + more * along_square

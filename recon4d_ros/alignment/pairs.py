@@ -161,7 +161,7 @@ def _view(
             f"{name} is {tuple(p.shape)} and {conf_name} {tuple(c.shape)}; expected "
             f"({num_edges}, H, W, 3) and ({num_edges}, H, W) for {num_edges} edges"
         )
-    weight = torch.where(c.isfinite() & (c > 1), c, 1.0).log()
+    weight = log_confidence(c)
     x, y, z = p.unbind(dim=-1)
     size = x.abs() + y.abs() + z.abs()  # NaN or infinite if one of them is
     known = (size > 0) & (size < torch.inf)
@@ -175,6 +175,11 @@ def _view(
         )
     used = weight > 0
     return View(p if bool(used.all()) else torch.where(used.unsqueeze(-1), p, 1.0), weight)
+
+
+def log_confidence(confidence: Tensor) -> Tensor:
+    """Weight of GA, log C; zero for what is no confidence of DUSt3R's family, which exceeds 1."""
+    return torch.where(confidence.isfinite() & (confidence > 1), confidence, 1.0).log()
 
 
 def _matching(points: Array | None, conf: Array | None, second: View) -> View | None:

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from scipy import sparse
-from scipy.sparse import csgraph
 from scipy.sparse.linalg import splu
 from torch import Tensor
 
+from recon4d_ros.alignment.pairs import components
 from recon4d_ros.errors import AlignmentError
 from recon4d_ros.geometry import se3, sim3
 
@@ -172,9 +172,8 @@ def _normalised(S: Tensor) -> Tensor:
 
 
 def _check_connected(graph: PoseGraph, count: int) -> None:
-    edges = (np.ones(len(graph.first)), (graph.first.numpy(), graph.second.numpy()))
-    _, part = csgraph.connected_components(sparse.coo_matrix(edges, shape=(count, count)))
-    apart = np.flatnonzero(part != part[0]).tolist()
+    parts = components(torch.stack([graph.first, graph.second], dim=1), count)
+    apart = sorted(node for part in parts[1:] for node in part)
     if apart:
         raise AlignmentError(
             f"no edge joins the nodes {apart} to node 0; expected one connected graph; give every "

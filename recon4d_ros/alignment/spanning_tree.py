@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from scipy.sparse import coo_array
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from recon4d_ros.alignment.pairs import Pairs
 from recon4d_ros.alignment.samples import Samples
+from recon4d_ros.alignment.window_poses import consensus_pose
 from recon4d_ros.errors import AlignmentError, GeometryError
 from recon4d_ros.geometry import robust, se3, sim3
 
@@ -194,25 +194,16 @@ def _pose_by_pixels(
     p, uv = world.numpy()[used], samples.uv[frame].numpy()[used]
     f = float(focal_px)
     K = np.array([[f, 0.0, centre[0]], [0.0, f, centre[1]], [0.0, 0.0, 1.0]])
-    found, inliers = False, None
+    inliers, T_cam_world = np.zeros(0, dtype=np.int64), None
     if len(p) >= _PNP_POINTS:
-        found, turn, move, inliers = cv2.solvePnPRansac(
-            p,
-            uv,
-            K,
-            None,
-            iterationsCount=_PNP_TRIALS,
-            flags=cv2.SOLVEPNP_SQPNP,
-            reprojectionError=max(1.0, _PNP_PX * max(size)),
-        )
-    if not found or inliers is None or len(inliers) < max(_PNP_POINTS, _PNP_SHARE * len(p)):
-        agree = 0 if inliers is None else len(inliers)
+        max_error_px = max(1.0, _PNP_PX * max(size))
+        inliers, T_cam_world = consensus_pose(p, uv, K, max_error_px, _PNP_TRIALS)
+    if T_cam_world is None or len(inliers) < max(_PNP_POINTS, _PNP_SHARE * len(p)):
         raise AlignmentError(
             f"frame {frame} has no pose: it is never the first of a pair, and of its {len(p)} "
-            f"points {agree} agree on a pose; give the pair ({frame}, ...) as well"
+            f"points {len(inliers)} agree on a pose; give the pair ({frame}, ...) as well"
         )
-    R, _ = cv2.Rodrigues(turn)
-    return se3.inverse(se3.make(torch.from_numpy(R), torch.from_numpy(move).flatten()))
+    return se3.inverse(torch.from_numpy(T_cam_world))
 
 
 def _normalised(

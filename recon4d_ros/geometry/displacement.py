@@ -13,15 +13,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from recon4d_ros.geometry.checks import check_shape
+from recon4d_ros.geometry.robust import HALF_NORMAL_MEDIAN, RAYLEIGH_MEDIAN
 
-# Median over standard deviation: of a half normal distribution, and of a Rayleigh distribution.
-_HALF_NORMAL_MEDIAN = 0.6745
-_RAYLEIGH_MEDIAN = 1.1774
 # The mean over 3 x 3 pixels reaches beyond the outline of what moves; a pixel's own displacement,
 # with three times the noise, limits it.
 _OWN_SHARE = 2.0
 # Median length of a standard normal vector of three dimensions.
-MEDIAN_LENGTH = 1.5382
+_MEDIAN_LENGTH = 1.5382
+# Noise along the ray over that across it, at the floor; networks know directions far better.
+_ALONG_OVER_ACROSS = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,17 +39,22 @@ class Displacement:
     sigma_along: float
     sigma_across: float
 
+    def excess(self, factor: float) -> Tensor:
+        """Squared length (H, W) over that of `factor` medians; above 1 speaks for motion.
 
-def displacement(
-    points: Tensor, moved: Tensor, floor_along: float = 0.0, floor_across: float = 0.0
-) -> Displacement:
+        Source: POMATO, arXiv 2504.05692, section 3.3, with the noise of each direction for unit.
+        """
+        return self.squared / (factor * _MEDIAN_LENGTH) ** 2
+
+
+def displacement(points: Tensor, moved: Tensor, floor: float = 0.0) -> Displacement:
     """Compare two pointmaps of the same pixels in one camera.
 
     Args:
         points: (H, W, 3), NaN where unknown.
         moved: (H, W, 3), the same surface points at another time.
-        floor_along: least noise along the ray, over the distance.
-        floor_across: likewise across.
+        floor: noise across the ray, over the distance, that is always granted; four times as
+            much along it.
 
     Raises:
         GeometryError: wrong shapes.
@@ -60,20 +65,18 @@ def displacement(
     points, moved = points.movedim(-1, 0).contiguous(), moved.movedim(-1, 0)
     distance = _length(points)
     ray, relative = points / distance, (moved - points) / distance
-    mean = _standardised(_smoothed(relative), ray, floor_along, floor_across)
-    single = _standardised(relative, ray, 0.0, 0.0)
+    mean = _standardised(_smoothed(relative), ray, floor)
+    single = _standardised(relative, ray, 0.0)
     squared = torch.minimum(mean.squared, _OWN_SHARE**2 * single.squared)
     return Displacement(squared, mean.sigma_along, mean.sigma_across)
 
 
-def _standardised(
-    relative: Tensor, ray: Tensor, floor_along: float, floor_across: float
-) -> Displacement:
+def _standardised(relative: Tensor, ray: Tensor, floor: float) -> Displacement:
     """Displacements (3, H, W), over the distance, by their noise along and across the ray."""
     along = (relative * ray).sum(dim=0)
     across = _length(relative - along * ray)
-    sigma_along = max(_median(along.abs()) / _HALF_NORMAL_MEDIAN, floor_along)
-    sigma_across = max(_median(across) / _RAYLEIGH_MEDIAN, floor_across)
+    sigma_along = max(_median(along.abs()) / HALF_NORMAL_MEDIAN, _ALONG_OVER_ACROSS * floor)
+    sigma_across = max(_median(across) / RAYLEIGH_MEDIAN, floor)
     tiny = torch.finfo(relative.dtype).tiny ** 0.5
     squared = (along / max(sigma_along, tiny)) ** 2 + (across / max(sigma_across, tiny)) ** 2
     return Displacement(squared, sigma_along, sigma_across)

@@ -30,6 +30,32 @@ def to_depth(points_cam: Tensor) -> Tensor:
     return torch.where(z > 0, z, torch.full_like(z, torch.nan))
 
 
+def depth_towards(points_cam: Tensor, displacement_cam: Tensor, max_change: float) -> Tensor:
+    """z-depth (..., H, W) whose points are nearest to displaced ones; NaN where either is unknown.
+
+    With pose and intrinsics fixed, a pixel's point moves along its ray alone, so the least squares
+    version of C4D's second stage (depth against smoothed points) has a solution in closed form.
+
+    A point X = d r on its ray r is wanted at X + D. The squared distance is least at the depth
+    r . (X + D) / (r . r), which is d (1 + X . D / (X . X)). What D does sideways, depth cannot
+    follow.
+
+    Args:
+        points_cam: (..., H, W, 3) in the camera's frame.
+        displacement_cam: (..., H, W, 3) in the same.
+        max_change: depth stays within the factors 1 / (1 + max_change) and 1 + max_change.
+
+    Raises:
+        GeometryError: wrong shapes.
+    """
+    check_shape(points_cam, "points_cam", -1, -1, 3)
+    check_shape(displacement_cam, "displacement_cam", *points_cam.shape)
+    x, y, z = points_cam.unbind(dim=-1)
+    dx, dy, dz = displacement_cam.unbind(dim=-1)
+    factor = 1.0 + (x * dx + y * dy + z * dz) / (x * x + y * y + z * z)
+    return z * factor.clamp(1.0 / (1.0 + max_change), 1.0 + max_change)
+
+
 def transform(T: Tensor, points: Tensor) -> Tensor:
     """Pointmaps (..., H, W, 3) moved by SE(3) or Sim(3) matrices (..., 4, 4), one per map.
 

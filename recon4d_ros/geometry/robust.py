@@ -10,6 +10,9 @@ from recon4d_ros.geometry.checks import check_finite, check_shape, check_weights
 
 # A normal distribution's standard deviation over its median absolute deviation.
 MAD_TO_SIGMA = 1.4826
+# Median over standard deviation: of a half normal distribution, and of a Rayleigh distribution.
+HALF_NORMAL_MEDIAN = 0.6745
+RAYLEIGH_MEDIAN = 1.1774
 
 
 def huber_weight(residual: Tensor, delta: float) -> Tensor:

@@ -24,6 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon4d_ros.datatypes import Intrinsics
+from recon4d_ros.geometry.robust import MAD_TO_SIGMA
 
 Floats: TypeAlias = NDArray[np.float32]
 Bools: TypeAlias = NDArray[np.bool_]
@@ -165,7 +166,7 @@ def _drift(off: Floats, known: Bools, grid: Intrinsics) -> Floats:
     factors = np.zeros(shapes.shape[-1])
     for _ in range(DRIFT_ITERATIONS):
         left = seen - shapes @ factors
-        bound = TUKEY_SIGMAS * max(1.4826 * float(np.median(np.abs(left))), LEAST_SIGMA_PX)
+        bound = TUKEY_SIGMAS * max(MAD_TO_SIGMA * float(np.median(np.abs(left))), LEAST_SIGMA_PX)
         weighted = shapes * np.clip(1 - (left / bound) ** 2, 0, None)[:, None] ** 2
         normal = shapes.T @ weighted + RIDGE * len(seen) * np.eye(len(factors))
         factors = np.linalg.solve(normal, weighted.T @ seen)
@@ -184,8 +185,8 @@ def _sigma(off: Floats, predicted: Floats, known: Bools) -> Floats:
     """
     seen = np.abs(off[SAMPLED][known[SAMPLED]])
     own = predicted[SAMPLED][known[SAMPLED]]
-    least = np.float32(1.4826 * np.median(seen))
-    factor = np.float32(1.4826 * np.median(seen / (own + _TINY)))
+    least = np.float32(MAD_TO_SIGMA * np.median(seen))
+    factor = np.float32(MAD_TO_SIGMA * np.median(seen / (own + _TINY)))
     return np.asarray(np.maximum(least, factor * predicted))
 
 

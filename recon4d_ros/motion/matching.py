@@ -15,11 +15,9 @@ import torch
 
 from recon4d_ros.config import MotionConfig
 from recon4d_ros.datatypes import Matching
-from recon4d_ros.geometry.displacement import MEDIAN_LENGTH, displacement
+from recon4d_ros.geometry.displacement import displacement
 from recon4d_ros.motion.epipolar_pair import PairEvidence
 
-# Noise along the ray over that across it, at the floor; networks know directions far better.
-ALONG_OVER_ACROSS = 4.0
 # Points so noisy, over their distance, say nothing of motion.
 MAX_ACROSS, MAX_ALONG = 0.01, 0.1
 # Share of the median confidence (what exceeds 1) from which on a pixel votes.
@@ -46,18 +44,12 @@ def paper_evidence(matching: Matching, config: MotionConfig) -> PairEvidence:
 
 def matching_evidence(matching: Matching, config: MotionConfig) -> PairEvidence | None:
     """Vote of one pair on the pixels of its source; None when its points are too noisy for one."""
-    found = displacement(
-        matching.points,
-        matching.matching,
-        floor_along=ALONG_OVER_ACROSS * config.matching_floor,
-        floor_across=config.matching_floor,
-    )
+    found = displacement(matching.points, matching.matching, config.matching_floor)
     if not (found.sigma_across <= MAX_ACROSS and found.sigma_along <= MAX_ALONG):
         return None
-    threshold = config.matching_factor * MEDIAN_LENGTH
     known = found.squared.isfinite()
     excess = matching.confidence - 1.0
     decided = known & (excess >= MIN_CONFIDENCE_SHARE * excess[known].median())
-    evidence = np.asarray((found.squared / threshold**2).numpy(), dtype=np.float32)
-    evidence = np.nan_to_num(evidence)
+    excess_of_motion = found.excess(config.matching_factor).numpy()
+    evidence = np.nan_to_num(np.asarray(excess_of_motion, dtype=np.float32))
     return PairEvidence(matching.source, matching.target, evidence, decided.numpy(), LOUDNESS)

@@ -13,7 +13,6 @@ from recon4d_ros.config import RefinementConfig
 from recon4d_ros.datatypes import Reconstruction, Tracks, Tracks3D
 from recon4d_ros.geometry import pointmap, se3
 from recon4d_ros.refinement.blend_displacement import BlendedDisplacement, Controls
-from recon4d_ros.refinement.closed_form_depth import closed_form_depth
 from recon4d_ros.refinement.lifting import lift_tracks
 from recon4d_ros.refinement.track_history import Sights, SmoothedSights, TrackHistory
 
@@ -119,7 +118,7 @@ class Refiner:
         points = pointmap.from_depth(reconstruction.depth, reconstruction.intrinsics)
         field = BlendedDisplacement(controls, self._config.neighbours, reach)
         displacement = field.over(points, mask, self._config.grid_step)
-        return closed_form_depth(points, displacement, self._config.max_change)
+        return pointmap.depth_towards(points, displacement, self._config.max_change)
 
 
 def _controls(smoothed: SmoothedSights, seen: Tensor, T_map_cam: Tensor) -> Controls:

@@ -16,7 +16,7 @@ from torch import Tensor
 from recon4d_ros.datatypes import FlowField, Intrinsics, Matching
 from recon4d_ros.geometry import pointmap, se3
 from recon4d_ros.geometry.camera import inside, pixel_grid, project
-from recon4d_ros.geometry.displacement import MEDIAN_LENGTH, displacement
+from recon4d_ros.geometry.displacement import displacement
 from recon4d_ros.networks.pomato import Pointmap
 from recon4d_ros.predictors.pomato.pose import PoseFit, fit_pose
 
@@ -24,7 +24,7 @@ from recon4d_ros.predictors.pomato.pose import PoseFit, fit_pose
 _TRUSTED_SHARE = 0.3
 # Still for the pose: displaced by no more than this many times the median one, or than the floor.
 _STILL = 3.0
-_FLOOR_ALONG, _FLOOR_ACROSS = 0.002, 0.0005
+_FLOOR = 0.0005
 # Pairs of depths that a scale must rest on.
 _MIN_SCALE_PIXELS = 100
 # A matched point that lies this much behind the target's surface is hidden there.
@@ -172,8 +172,7 @@ def _still(raw: RawEdge) -> Tensor:
     """(H, W) bool: not displaced visibly between the two times; all without head 3."""
     if raw.then is None:
         return torch.ones_like(raw.now.conf, dtype=torch.bool)
-    moved = displacement(raw.now.points, raw.then.points, _FLOOR_ALONG, _FLOOR_ACROSS)
-    return moved.squared <= (_STILL * MEDIAN_LENGTH) ** 2
+    return displacement(raw.now.points, raw.then.points, _FLOOR).excess(_STILL) <= 1.0
 
 
 def _matching(raw: RawEdge, scale: float) -> Matching | None:
