@@ -94,18 +94,8 @@ class FlowScene:
         """The part of a FramePrediction that masks need; no pose and no depth is known."""
         flows = tuple(self.flow(index, index - k) for k in offsets)
         nothing = torch.full(SIZE, torch.nan)
-        return SimpleNamespace(
-            index=index,
-            flows=flows,
-            matchings=(),
-            tracks=None,
-            intrinsics=GRID,
-            gauge=0,
-            T_key_cam=None,
-            T_gauge_key=torch.eye(4, dtype=torch.float64),
-            depth=nothing,
-            confidence=torch.nan_to_num(nothing),
-        )
+        unknown = {"depth": nothing, "confidence": torch.nan_to_num(nothing)}
+        return _prediction(flows, index=index, **unknown)
 
     def window(self, first: int, last: int, offsets: tuple[int, ...] = (3, 6)) -> SimpleNamespace:
         """The part of a WindowPrediction that masks need; no pose is known."""
@@ -113,13 +103,18 @@ class FlowScene:
         flows = tuple(
             self.flow(a, b) for a in indices for b in indices if a != b and abs(a - b) in offsets
         )
-        return SimpleNamespace(
-            indices=indices,
-            flows=flows,
-            matchings=(),
-            tracks=None,
-            intrinsics=GRID,
-            gauge=0,
-            T_key_cam=None,
-            T_gauge_key=torch.eye(4, dtype=torch.float64),
-        )
+        return _prediction(flows, indices=indices)
+
+
+def _prediction(flows: tuple[FlowField, ...], **more: object) -> SimpleNamespace:
+    """What both kinds of prediction hold."""
+    return SimpleNamespace(
+        flows=flows,
+        matchings=(),
+        tracks=None,
+        intrinsics=GRID,
+        gauge=0,
+        T_key_cam=None,
+        T_gauge_key=torch.eye(4, dtype=torch.float64),
+        **more,
+    )

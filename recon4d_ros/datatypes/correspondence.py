@@ -87,6 +87,11 @@ class Tracks:
     visibility: Tensor
     mobility: Tensor
 
+    def in_frame(self, row: int) -> Tracks:
+        """Those of one frame (T = 1), apart from the memory of the others."""
+        parts = (self.uv, self.visibility, self.mobility)
+        return Tracks(self.ids, *(part[row : row + 1].clone() for part in parts))
+
 
 @dataclass(frozen=True, eq=False)
 class Tracks3D:

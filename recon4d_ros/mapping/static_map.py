@@ -38,6 +38,7 @@ class StaticMap:
         self._pool = VoxelPool(self._config.max_voxels)
         self._indices: dict[int, VoxelIndex] = {}
         self._submap = -1
+        self._num_offered = 0
         self._num_frames = 0
         self._last_index = 0
 
@@ -70,8 +71,14 @@ class StaticMap:
     def insert(self, reconstruction: Reconstruction) -> None:
         """Add the static, confident pixels of one final reconstruction.
 
-        A frame without a pose or without such pixels changes nothing.
+        Of those that have depth, every `frame_stride`-th one is used. A frame without a pose or
+        without such pixels changes nothing.
         """
+        if not reconstruction.is_dense:
+            return
+        self._num_offered += 1
+        if (self._num_offered - 1) % self._config.frame_stride != 0:
+            return
         T_map_cam = reconstruction.T_map_cam
         chosen = mappable(reconstruction, self._config)
         if T_map_cam is None or not bool(chosen.any()):

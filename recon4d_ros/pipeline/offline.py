@@ -72,7 +72,6 @@ class OfflineReconstructor:
         self._frames: deque[Frame] = deque(maxlen=config.offline.window)
         self._before: ClipWindow | None = None
         self._num_final = 0
-        self._num_mapped = 0
         self._submap = 0
         self.notes: list[str] = []
 
@@ -168,7 +167,7 @@ class OfflineReconstructor:
             final = self._refined(window, until)
         with watch.stage("map"):
             for reconstruction in final:
-                self._into_map(reconstruction)
+                self._map.insert(reconstruction)
         self._before = window
         self._num_final = until
         self._tracks.forget_before(until)
@@ -238,12 +237,6 @@ class OfflineReconstructor:
             residual_px=torch.nan,
             num_support=min(self._config.offline.samples, int((known & ~moving).sum())),
         )
-
-    def _into_map(self, final: Reconstruction) -> None:
-        """Every `map.frame_stride`-th frame."""
-        if self._num_mapped % self._config.map.frame_stride == 0:
-            self._map.insert(final)
-        self._num_mapped += 1
 
 
 def _camera(frame: Frame, size: tuple[int, int]) -> Intrinsics | None:

@@ -51,7 +51,6 @@ class Reconstructor:
         self._masks: dict[int, DynamicMask] = {}
         self._is_dense: dict[int, bool] = {}
         self._num_final = 0
-        self._num_dense = 0
         self._last_stamp_ns = 0
 
     def step(
@@ -119,7 +118,6 @@ class Reconstructor:
         self._map.reset()
         self._masks, self._is_dense = {}, {}
         self._num_final = 0
-        self._num_dense = 0
         return MapEvent(EventKind.RESET, self._last_stamp_ns, 0, "started anew")
 
     @property
@@ -153,14 +151,6 @@ class Reconstructor:
             for indices in (settled, later)
         ]
         return self._refiner.refine(*parts)
-
-    def _into_map(self, final: Reconstruction) -> None:
-        """Every `map.frame_stride`-th frame that shows depth."""
-        if not final.is_dense:
-            return
-        if self._num_dense % self._config.map.frame_stride == 0:
-            self._map.insert(final)
-        self._num_dense += 1
 
     def _window_mask(
         self, window: Window, prediction: WindowPrediction, settled: list[int]
@@ -214,7 +204,7 @@ class Reconstructor:
             final = self._refined(window, aligned, settled)
         with watch.stage("map"):
             for reconstruction in final:
-                self._into_map(reconstruction)
+                self._map.insert(reconstruction)
             for event in events:
                 if event.correction is not None:
                     self._map.correct(event.correction)
@@ -291,11 +281,8 @@ def _final(window: Window, aligned: AlignedWindow, index: int, is_dense: bool) -
 
 def _tracks(prediction: WindowPrediction, index: int) -> Tracks | None:
     """Tracks of one frame of a window (T = 1)."""
-    tracks, row = prediction.tracks, prediction.indices.index(index)
-    if tracks is None:
-        return None
-    here = slice(row, row + 1)
-    return Tracks(tracks.ids, tracks.uv[here], tracks.visibility[here], tracks.mobility[here])
+    tracks = prediction.tracks
+    return None if tracks is None else tracks.in_frame(prediction.indices.index(index))
 
 
 def _pose_or_none(T: Tensor) -> Tensor | None:

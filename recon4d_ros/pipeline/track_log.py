@@ -50,10 +50,4 @@ class TrackLog:
         tracks = self._tracker.track(window)
         for row, index in enumerate(window.indices):
             if index >= self._num_settled:
-                here = slice(row, row + 1)
-                self._known[index] = Tracks(
-                    tracks.ids,
-                    tracks.uv[here].clone(),
-                    tracks.visibility[here].clone(),
-                    tracks.mobility[here].clone(),
-                )
+                self._known[index] = tracks.in_frame(row)
