@@ -19,8 +19,8 @@ from recon4d_ros.alignment.samples import Samples
 from recon4d_ros.alignment.window_poses import consensus_pose
 from recon4d_ros.errors import AlignmentError, GeometryError
 from recon4d_ros.geometry import robust, se3, sim3
+from recon4d_ros.geometry.camera import weiszfeld_focal
 
-_WEISZFELD_STEPS = 10
 # Pixels and agreement that a pose from points and pixels needs.
 _PNP_POINTS, _PNP_TRIALS, _PNP_SHARE = 6, 100, 0.3
 _PNP_PX = 5.0 / 512  # over the long side of the image
@@ -62,13 +62,7 @@ def focal_length(pairs: Pairs, samples: Tensor, centre_px: tuple[float, float]) 
     uv = torch.stack([samples % width, samples // width], dim=-1).double()
     pixel = uv - uv.new_tensor(centre_px)
     ray = points[..., :2] / points[..., 2:]
-    across, along = (pixel * ray).sum(dim=-1), (ray * ray).sum(dim=-1)
-    share = weight
-    for _ in range(_WEISZFELD_STEPS + 1):
-        tiny = torch.finfo(across.dtype).tiny
-        focal = (share * across).sum(dim=1) / (share * along).sum(dim=1).clamp(min=tiny)
-        residual = torch.linalg.vector_norm(pixel - focal[:, None, None] * ray, dim=-1)
-        share = weight / residual.clamp(min=1e-8)
+    focal = weiszfeld_focal(pixel, ray, weight)
     usable = focal[focal.isfinite() & (focal > 0)], pairs.edges[focal.isfinite() & (focal > 0), 0]
     if not len(usable[0]):
         raise AlignmentError(

@@ -15,6 +15,9 @@ from recon4d_ros.geometry.checks import check_finite, check_shape
 
 Camera = Intrinsics | Tensor
 
+_WEISZFELD_STEPS = 11
+_LEAST_RESIDUAL_PX = 1e-8
+
 
 def camera_matrix(camera: Camera, like: Tensor) -> Tensor:
     """Camera matrix (..., 3, 3) with the type and device of `like`.
@@ -100,3 +103,24 @@ def inside(uv: Tensor, size: tuple[int, int]) -> Tensor:
     height, width = size
     x, y = uv.unbind(-1)
     return (x >= 0) & (y >= 0) & (x <= width - 1) & (y <= height - 1)
+
+
+def weiszfeld_focal(pixel: Tensor, slope: Tensor, weight: Tensor) -> Tensor:
+    """Focal lengths f (...), px, that minimise sum_i w_i ||p_i - f s_i||.
+
+    By reweighted least squares. Source: Weiszfeld, 1937; as used in DUSt3R, arXiv 2312.14132,
+    section 3.3.
+
+    Args:
+        pixel: (..., P, 2) p, px from the principal point; may have fewer axes.
+        slope: (..., P, 2) s = (x, y) / z of the points seen there.
+        weight: (..., P) w >= 0; 0 everywhere gives 0.
+    """
+    across, along = (pixel * slope).sum(dim=-1), (slope * slope).sum(dim=-1)
+    tiny = torch.finfo(across.dtype).tiny
+    share, focal = weight, across.new_zeros(across.shape[:-1])
+    for _ in range(_WEISZFELD_STEPS):
+        focal = (share * across).sum(dim=-1) / (share * along).sum(dim=-1).clamp(min=tiny)
+        residual = torch.linalg.vector_norm(pixel - focal[..., None, None] * slope, dim=-1)
+        share = weight / residual.clamp(min=_LEAST_RESIDUAL_PX)
+    return focal

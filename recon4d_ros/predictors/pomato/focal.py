@@ -5,10 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from recon4d_ros.geometry import camera
 from recon4d_ros.geometry.camera import pixel_grid
 
-_STEPS = 10
-_TINY = 1e-8
 # Fewer points than this, or a focal length outside this range over the long side (11 to 143
 # degrees of view), are no estimate.
 _MIN_POINTS = 100
@@ -19,7 +18,7 @@ def weiszfeld_focal(points: Tensor, use: Tensor, source: tuple[int, int]) -> flo
     """Focal length in px of an image (height, width) = `source` with square pixels.
 
     Minimises the sum of the distances |p - f (x, y) / z| of the pixels p from the image's centre,
-    by reweighted least squares. Source: Weiszfeld, 1937; as used in DUSt3R, arXiv 2312.14132, 3.3.
+    see `camera.weiszfeld_focal`.
 
     Args:
         points: (H, W, 3) in the camera that sees them; the grid is the image resized.
@@ -38,11 +37,6 @@ def weiszfeld_focal(points: Tensor, use: Tensor, source: tuple[int, int]) -> flo
     offset = (uv * stretch - uv.new_tensor([source[1] / 2, source[0] / 2]))[use]
     chosen = points[use].double()
     slope = chosen[:, :2] / chosen[:, 2:]
-    weight = torch.ones_like(slope[:, :1])
-    focal = torch.zeros((), dtype=torch.float64)
-    for _ in range(_STEPS + 1):
-        focal = (weight * offset * slope).sum() / (weight * slope * slope).sum()
-        distance = torch.linalg.vector_norm(offset - focal * slope, dim=-1, keepdim=True)
-        weight = 1.0 / distance.clamp(min=_TINY)
+    focal = camera.weiszfeld_focal(offset, slope, torch.ones_like(slope[:, 0]))
     relative = float(focal) / max(source)
     return float(focal) if _RANGE[0] < relative < _RANGE[1] else None
