@@ -14,6 +14,8 @@ from enum import Enum
 import torch
 from torch import Tensor
 
+from recon4d_ros.datatypes.clips import CameraMotion as CameraMotion
+from recon4d_ros.datatypes.clips import Clips as Clips
 from recon4d_ros.datatypes.correspondence import FlowField as FlowField
 from recon4d_ros.datatypes.correspondence import Matching as Matching
 from recon4d_ros.datatypes.correspondence import PairPointmaps as PairPointmaps

@@ -1,0 +1,62 @@
+"""Short clips with everything that is true about them: what trackers are trained and judged on."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from torch import Tensor
+
+
+class CameraMotion(Enum):
+    """How the camera of a clip moves; figures are reported for each kind apart."""
+
+    STANDING = "standing"
+    ROTATION = "rotation"
+    FORWARD = "forward"
+    LATERAL = "lateral"
+    ORBIT = "orbit"
+    HANDHELD = "handheld"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, eq=False)
+class Clips:
+    """B clips of T frames with N tracked points each, on the device that made them.
+
+    Attributes:
+        rgb: (B, T, H, W, 3) uint8.
+        queries: (B, N, 3) float32: frame number in the clip, then x and y, px.
+        tracks: (B, T, N, 2) float32 px, exact also where the point is hidden; NaN where the truth
+            does not know it.
+        visibility: (B, T, N) bool, inside the image and not covered.
+        moves_in_clip: (B, N) bool, the point moves in the world at some time in the clip.
+        moves_in_frame: (B, T, N) bool, it moves about this frame.
+        is_judged: (B, N) bool, False for points too slow to call moving and too fast to call
+            static; their mobility counts neither in a loss nor in a figure.
+        object_ids: (B, N) int64, which solid the point lies on; 0 is the background.
+        camera_motion: one for each clip.
+        T_world_cam: (B, T, 4, 4) float64, or None.
+        K: (B, 3, 3) float64, or None.
+        depth: (B, T, H, W) float32 z-depth, NaN where unknown, or None.
+        dynamic_mask: (B, T, H, W) bool, the surface moves in the world about this frame, or None.
+        flow: (B, T - 1, H, W, 2) float32 px from each frame to the next one, or None.
+        scene_flow: (B, T - 1, H, W, 3) float32, displacement of the surface point to the next
+            frame's time in the camera of the earlier frame, or None.
+    """
+
+    rgb: Tensor
+    queries: Tensor
+    tracks: Tensor
+    visibility: Tensor
+    moves_in_clip: Tensor
+    moves_in_frame: Tensor
+    is_judged: Tensor
+    object_ids: Tensor
+    camera_motion: tuple[CameraMotion, ...]
+    T_world_cam: Tensor | None = None
+    K: Tensor | None = None
+    depth: Tensor | None = None
+    dynamic_mask: Tensor | None = None
+    flow: Tensor | None = None
+    scene_flow: Tensor | None = None

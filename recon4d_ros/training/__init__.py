@@ -1,0 +1,1 @@
+"""Losses, readers of training data and the training itself."""
