@@ -37,6 +37,7 @@ from recon4d_ros.datatypes import (
     PointCloud,
     Reconstruction,
     StepOutput,
+    TrackedFrame,
     TrackingState,
 )
 from recon4d_ros.errors import PredictorError
@@ -83,18 +84,21 @@ class ExactCore:
     """A camera that moves 0.1 along x per frame before a slanted wall, with one moving square.
 
     Frames become final after two more. `states` and `submaps` set what a frame number shows;
-    `fail` raises at a frame number.
+    `fail` raises at a frame number; `gate` and `map_gate` hold tracking and mapping up.
     """
 
-    def __init__(self, config, states=None, submaps=None, fail=None, gate=None):
+    def __init__(self, config, states=None, submaps=None, fail=None, gate=None, map_gate=None):
         self.config = config
         self._states, self._submaps, self._fail = states or {}, submaps or {}, fail or {}
-        self._gate = gate
+        self._gate, self._map_gate = gate, map_gate
         self.frames = []
+        self.mapped = []
         self._waiting = []
         self.num_resets = 0
 
-    def step(self, frame, on_provisional=None, *, dense=True):
+    maps_aside = True
+
+    def track(self, frame, *, dense=True):
         if self._gate is not None:
             self._gate.wait(WAIT_S)
         if frame.index in self._fail:
@@ -102,17 +106,31 @@ class ExactCore:
         if self.frames and frame.size != self.frames[-1].size:
             raise PredictorError("size changed")
         self.frames.append(frame)
-        result = self._reconstruct(frame)
+        events = ()
+        if frame.index == 0:
+            events = (MapEvent(EventKind.INITIALISED, frame.stamp_ns, 0, "started"),)
+        pose = self._reconstruct(frame)
+        return TrackedFrame(pose, None, 1.0, dense, None, events, {"track": 0.001})
+
+    def map(self, tracked, on_provisional=None, on_window=None, exclusive=None):
+        if self._map_gate is not None:
+            self._map_gate.wait(WAIT_S)
+        result = tracked.pose
         if on_provisional is not None:
             on_provisional(result)
         self._waiting.append(result)
         final = ()
         if len(self._waiting) > 2:
             final = (replace(self._waiting.pop(0), is_final=True),)
-        events = ()
-        if frame.index == 0:
-            events = (MapEvent(EventKind.INITIALISED, frame.stamp_ns, 0, "started"),)
-        return StepOutput(result, final, events, {"track": 0.001})
+        events = self._window_events(result.frame)
+        if on_window is not None:
+            with exclusive:
+                on_window(final, events)
+        self.mapped.append(result.frame)
+        return StepOutput(result, final, events, tracked.stage_seconds)
+
+    def _window_events(self, frame):
+        return ()
 
     def _reconstruct(self, frame):
         height, width = frame.size[0] // 2, frame.size[1] // 2
@@ -183,8 +201,16 @@ class Probe:
     """A camera and a listener in one, outside the node."""
 
     def __init__(
-        self, context, name="recon4d_node", image="image", info="camera_info", kind=Image
+        self,
+        context,
+        name="recon4d_node",
+        image="image",
+        info="camera_info",
+        kind=Image,
+        beside=(),
     ):
+        """`beside` are nodes of this process: `connected` waits until they see the listener."""
+        self._beside = tuple(beside)
         self.node = rclpy.create_node(f"probe_{time.monotonic_ns()}", context=context)
         self._executor = SingleThreadedExecutor(context=context)
         self._executor.add_node(self.node)
@@ -217,7 +243,16 @@ class Probe:
             self.until(
                 lambda t=topic: self.node.count_publishers(t) > 0, f"a publisher of {topic}"
             )
+            # Either end may know of the other one first, and what is sent before both do is lost.
+            for publisher in self._publishers_beside(topic):
+                self.until(
+                    lambda p=publisher: p.get_subscription_count() > 0,
+                    f"{topic} to be listened to",
+                )
         return self
+
+    def _publishers_beside(self, topic):
+        return [p for node in self._beside for p in node.publishers if p.topic_name == topic]
 
     def next_stamp(self):
         self._stamp_ns += PERIOD_NS
@@ -297,7 +332,7 @@ def session(core=ExactCore, topics=(), args=(), domain=None, kind=Image, image="
     executor.add_node(node)
     thread = threading.Thread(target=executor.spin)
     thread.start()
-    probe = Probe(context, kind=kind, image=image).listen(*topics)
+    probe = Probe(context, kind=kind, image=image, beside=[node]).listen(*topics)
     try:
         yield probe, node, cores
     finally:

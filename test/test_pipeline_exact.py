@@ -33,6 +33,7 @@ class ExactScene:
     """A predictor that says the truth about a rendered scene, in a gauge of its own."""
 
     name = "exact"
+    maps_aside = False
 
     def __init__(self, gives_poses: bool = True, names_gauge: bool = True) -> None:
         everything = range(LENGTH)
@@ -52,6 +53,9 @@ class ExactScene:
         past = [frame.index - offset for offset in OFFSETS if frame.index >= offset]
         flows = tuple(flow(a, b) for p in past for a, b in ((frame.index, p), (p, frame.index)))
         return self.truth.frame(frame.index, 0, flows=flows, is_dense=dense)
+
+    def densify(self, prediction: FramePrediction) -> FramePrediction:
+        return prediction
 
     def predict(self, window: Window) -> WindowPrediction:
         inside = window.indices

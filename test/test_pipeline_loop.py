@@ -42,6 +42,7 @@ class Drifting:
     """The drifting predictor behind the predictors' door."""
 
     name = "drifting"
+    maps_aside = False
 
     def __init__(self) -> None:
         walk = ring(COUNT, TURNS)
@@ -49,6 +50,9 @@ class Drifting:
 
     def track(self, frame: Frame, dense: bool = True) -> FramePrediction:
         return self.truth.frame(frame.index, max(0, frame.index - 4), is_dense=dense)
+
+    def densify(self, prediction: FramePrediction) -> FramePrediction:
+        return prediction
 
     def predict(self, window: Window) -> WindowPrediction:
         return self.truth.window(range(window.indices[0], window.indices[-1] + 1))

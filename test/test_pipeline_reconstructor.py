@@ -258,7 +258,7 @@ def test_nothing_grows_without_bound():
         }
     )
     reconstructor = build_reconstructor(config)
-    early, late = 2 * PERIOD + 15, 3 * PERIOD + 15  # the same view, so the same work in hand
+    early, late = PERIOD + 15, 3 * PERIOD + 15  # the same view and phase of the windows
     sizes, states = {}, []
     for frame in swaying(late + 1):
         states.append(reconstructor.step(frame).provisional.state)

@@ -28,8 +28,8 @@ def header():
 def result():
     v, u = torch.meshgrid(torch.arange(48), torch.arange(64), indexing="ij")
     rgb = torch.stack([2 * u, 3 * v, torch.full_like(u, 100)], dim=-1).to(torch.uint8)
-    step = ExactCore(Config()).step(Frame(0, STAMP_NS, rgb))
-    return step.provisional
+    tracked = ExactCore(Config()).track(Frame(0, STAMP_NS, rgb))
+    return tracked.pose
 
 
 def read_point(cloud, row, column):

@@ -154,9 +154,10 @@ def test_a_late_subscriber_gets_the_map_without_a_new_image(played, durability):
 
 
 def test_nothing_dense_is_made_while_nobody_listens():
-    with session(topics=("pose",)) as (probe, _, _):
+    with session(topics=("pose",)) as (probe, _, cores):
         probe.connected()
         probe.send_and_wait("pose")
+        probe.until(lambda: cores[0].mapped, "the frame to be mapped")
         # The subscriber comes later and sees later images only.
         probe.listen("points")
         probe.connected()

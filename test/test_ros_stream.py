@@ -246,7 +246,11 @@ def test_two_nodes_in_two_namespaces_do_not_meet():
         session(topics=(), args=remaps[0], domain=domain) as (_, left, left_cores),
         session(topics=(), args=remaps[1], domain=domain) as (_, right, right_cores),
         probe_in(
-            domain, name="/left/recon4d_node", image="/left/image", info="/left/camera_info"
+            domain,
+            name="/left/recon4d_node",
+            image="/left/image",
+            info="/left/camera_info",
+            beside=[left, right],
         ) as probe,
     ):
         assert left.get_fully_qualified_name() == "/left/recon4d_node"

@@ -279,6 +279,29 @@ class Reconstruction:
 
 
 @dataclass(frozen=True, eq=False)
+class TrackedFrame:
+    """A frame whose pose is known; its depth, its mask and its window's work are still to come.
+
+    Attributes:
+        pose: what can be said of the frame now, neither depth nor mask among it.
+        prediction: of the frame.
+        scale: map units per unit of the predictor; NaN when not known.
+        dense: depth and mask are wanted.
+        window: the window that this frame completes, or None.
+        events: discontinuities this frame brings.
+        stage_seconds: wall time per stage so far.
+    """
+
+    pose: Reconstruction
+    prediction: FramePrediction
+    scale: float
+    dense: bool
+    window: Window | None
+    events: tuple[MapEvent, ...]
+    stage_seconds: Mapping[str, float]
+
+
+@dataclass(frozen=True, eq=False)
 class StepOutput:
     """Everything one call of `Reconstructor.step` has to say.
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -19,6 +21,7 @@ from recon4d_ros.datatypes import (
     PointCloud,
     Reconstruction,
     StepOutput,
+    TrackedFrame,
     TrackingState,
     Tracks,
     Window,
@@ -34,6 +37,7 @@ from recon4d_ros.refinement.completion import complete
 from recon4d_ros.refinement.refiner import Refiner
 
 OnProvisional = Callable[[Reconstruction], None]
+OnWindow = Callable[[tuple[Reconstruction, ...], tuple[MapEvent, ...]], None]
 
 
 class Reconstructor:
@@ -71,28 +75,68 @@ class Reconstructor:
         Raises:
             Recon4DError: the frame cannot be used.
         """
+        tracked = self.track(frame, dense=dense)
+        output = self.map(tracked, on_provisional)
+        return replace(output, events=(*tracked.events, *output.events))
+
+    def track(self, frame: Frame, *, dense: bool = True) -> TrackedFrame:
+        """The first half of a step: the pose of a frame.
+
+        Raises:
+            Recon4DError: the frame cannot be used.
+        """
         watch = Stopwatch()
         with watch.stage("track"):
             prediction = self._predictor.track(frame, dense)
-        with watch.stage("segment"):
-            dynamic = (
-                self._segmenter.segment_frame(prediction, frame)
-                if dense
-                else _undecided(prediction)
-            )
-            self._keep_mask(dynamic, dense)
         with watch.stage("locate"):
             located = self._aligner.locate(frame, prediction)
-            provisional = _provisional(frame, prediction, located, dynamic)
+        self._last_stamp_ns = frame.stamp_ns
+        return TrackedFrame(
+            pose=_posed(frame, prediction, located),
+            prediction=prediction,
+            scale=located.scale,
+            dense=dense,
+            window=self._window.push(frame),
+            events=located.events,
+            stage_seconds=watch.seconds,
+        )
+
+    def map(
+        self,
+        tracked: TrackedFrame,
+        on_provisional: OnProvisional | None = None,
+        on_window: OnWindow | None = None,
+        exclusive: AbstractContextManager[object] | None = None,
+    ) -> StepOutput:
+        """The second half: depth and mask of a tracked frame, and the window that it completes.
+
+        It is called once for every frame, in their order. Where `maps_aside` says so, another
+        thread may track the next frames meanwhile.
+
+        Args:
+            tracked: what `track` gave.
+            on_provisional: as of `step`.
+            on_window: called with the final results and the discontinuities of a window.
+            exclusive: held while the map may move and until `on_window` has returned. Whoever
+                tracks meanwhile holds it for each frame, until its pose is handed out.
+
+        Raises:
+            Recon4DError: a room could not do its work.
+        """
+        watch = Stopwatch(tracked.stage_seconds)
+        provisional = self._developed(tracked, watch)
         if on_provisional is not None:
             on_provisional(provisional)
-        events = located.events
-        self._last_stamp_ns = frame.stamp_ns
-        window = self._window.push(frame)
-        if window is None:
-            return StepOutput(provisional, (), events, watch.seconds)
-        final, window_events = self._complete(window, self._settled_before(frame.index), watch)
-        return StepOutput(provisional, final, (*events, *window_events), watch.seconds)
+        if tracked.window is None:
+            return StepOutput(provisional, (), (), watch.seconds)
+        settled_before = self._settled_before(provisional.frame.index)
+        aligned, final = self._refined_window(tracked.window, settled_before, watch)
+        with watch.stage("align"), exclusive or nullcontext():
+            events = self._aligner.commit(aligned, tracked.window)
+            if on_window is not None:
+                on_window(final, events)
+        self._take_into_map(final, events, settled_before, watch)
+        return StepOutput(provisional, final, events, watch.seconds)
 
     def finish(self) -> tuple[Reconstruction, ...]:
         """At the end of a finite stream: the frames that never became final."""
@@ -101,7 +145,10 @@ class Reconstructor:
             return ()
         window = Window(frames, 0)
         # Nobody would hear of a correction any more.
-        final, _ = self._complete(window, frames[-1].index + 1, Stopwatch(), close_loops=False)
+        settled_before, watch = frames[-1].index + 1, Stopwatch()
+        aligned, final = self._refined_window(window, settled_before, watch)
+        events = self._aligner.commit(aligned, window, close_loops=False)
+        self._take_into_map(final, events, settled_before, watch)
         return final
 
     def static_map(self) -> PointCloud:
@@ -131,6 +178,23 @@ class Reconstructor:
         predictor = self._predictor
         facts = predictor.description if isinstance(predictor, Described) else {}
         return {"predictor": predictor.name, "device": "cpu", **facts}
+
+    @property
+    def maps_aside(self) -> bool:
+        """Whether `map` may run while the next frames are tracked."""
+        return self._predictor.maps_aside
+
+    def _developed(self, tracked: TrackedFrame, watch: Stopwatch) -> Reconstruction:
+        """The provisional result of a frame, with depth and mask if they are wanted."""
+        self._keep_mask(_undecided(tracked.prediction), False)
+        if not tracked.dense:
+            return tracked.pose
+        with watch.stage("densify"):
+            prediction = self._predictor.densify(tracked.prediction)
+        with watch.stage("segment"):
+            dynamic = self._segmenter.segment_frame(prediction, tracked.pose.frame)
+        self._keep_mask(dynamic, True)
+        return _provisional(tracked, prediction, dynamic)
 
     def _refined(
         self, window: Window, aligned: AlignedWindow, settled: list[int]
@@ -183,15 +247,10 @@ class Reconstructor:
         window = self._config.window
         return newest - (window.final_lag - window.stride)
 
-    def _complete(
-        self,
-        window: Window,
-        settled_before: int,
-        watch: Stopwatch,
-        *,
-        close_loops: bool = True,
-    ) -> tuple[tuple[Reconstruction, ...], tuple[MapEvent, ...]]:
-        """Predict, segment, align and refine a window; hand out its settled frames."""
+    def _refined_window(
+        self, window: Window, settled_before: int, watch: Stopwatch
+    ) -> tuple[AlignedWindow, tuple[Reconstruction, ...]]:
+        """Predict, segment, align and refine a window; its settled frames."""
         settled = [i for i in window.indices if self._num_final <= i < settled_before]
         with watch.stage("predict"):
             prediction = self._predictor.predict(window)
@@ -199,9 +258,16 @@ class Reconstructor:
             dynamic = self._window_mask(window, prediction, settled)
         with watch.stage("align"):
             aligned = self._aligner.align(window, prediction, dynamic)
-            events = self._aligner.commit(aligned, window, close_loops=close_loops)
         with watch.stage("refine"):
-            final = self._refined(window, aligned, settled)
+            return aligned, self._refined(window, aligned, settled)
+
+    def _take_into_map(
+        self,
+        final: tuple[Reconstruction, ...],
+        events: tuple[MapEvent, ...],
+        settled_before: int,
+        watch: Stopwatch,
+    ) -> None:
         with watch.stage("map"):
             for reconstruction in final:
                 self._map.insert(reconstruction)
@@ -209,30 +275,42 @@ class Reconstructor:
                 if event.correction is not None:
                     self._map.correct(event.correction)
         self._num_final = max(self._num_final, settled_before)
-        return final, events
+
+
+def _posed(frame: Frame, prediction: FramePrediction, located: Located) -> Reconstruction:
+    shape = prediction.intrinsics.size
+    nowhere = torch.zeros(shape, dtype=torch.bool)
+    return Reconstruction(
+        frame=frame,
+        is_final=False,
+        T_map_cam=located.T_map_cam,
+        depth=torch.full(shape, torch.nan),
+        confidence=torch.zeros(shape),
+        dynamic_mask=nowhere,
+        filled=nowhere,
+        intrinsics=prediction.intrinsics,
+        intrinsics_source=prediction.intrinsics_source,
+        state=located.state,
+        submap=located.submap,
+        scale_known=False,
+        residual_px=prediction.residual_px,
+        num_support=prediction.num_support,
+        is_dense=False,
+    )
 
 
 def _provisional(
-    frame: Frame, prediction: FramePrediction, located: Located, dynamic: DynamicMask
+    tracked: TrackedFrame, prediction: FramePrediction, dynamic: DynamicMask
 ) -> Reconstruction:
-    depth = prediction.depth * located.scale  # NaN while the scale is not known
+    depth = prediction.depth * tracked.scale  # NaN while the scale is not known
     return complete(
-        Reconstruction(
-            frame=frame,
-            is_final=False,
-            T_map_cam=located.T_map_cam,
+        replace(
+            tracked.pose,
             depth=depth,
             confidence=torch.where(depth.isfinite(), prediction.confidence, 0.0),
             dynamic_mask=dynamic.mask[0],
             filled=prediction.filled,
-            intrinsics=prediction.intrinsics,
-            intrinsics_source=prediction.intrinsics_source,
-            state=located.state,
-            submap=located.submap,
-            scale_known=False,
-            residual_px=prediction.residual_px,
-            num_support=prediction.num_support,
-            is_dense=prediction.is_dense,
+            is_dense=True,
         )
     )
 

@@ -9,20 +9,34 @@ from recon4d_ros.datatypes import Frame, FramePrediction, Tracks, Window, Window
 
 
 class PointmapPredictor(Protocol):
-    """Gives pointmaps of frames; may carry state from frame to frame, never sees the map."""
+    """Gives pointmaps of frames; may carry state from frame to frame, never sees the map.
+
+    Attributes:
+        name: for messages and reports.
+        maps_aside: one thread may call `densify` and `predict`, in the order of the frames, while
+            another one goes on tracking.
+    """
 
     name: str
+    maps_aside: bool
 
     def track(self, frame: Frame, dense: bool = True) -> FramePrediction:
-        """Pose, depth and correspondences of one frame on its arrival, from past frames only.
+        """Pose of one frame on its arrival, from past frames only.
 
         Args:
             frame: the next frame.
-            dense: False when there is time for the pose only.
+            dense: depth is wanted; False when there is time for the pose only.
+
+        Returns:
+            What is known; depth and correspondences may be left to `densify`.
 
         Raises:
             PredictorError: the frame cannot be used; the predictor's state is unchanged.
         """
+        ...
+
+    def densify(self, prediction: FramePrediction) -> FramePrediction:
+        """Depth and correspondences of a frame tracked with `dense`, from past frames only."""
         ...
 
     def predict(self, window: Window) -> WindowPrediction:

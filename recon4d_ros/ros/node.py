@@ -1,18 +1,18 @@
 """The ROS 2 node: a camera topic in, pose, static map, moving points, depth and mask out.
 
 A lifecycle node that configures and activates itself (parameter `autostart`). The executor's
-thread only puts messages into a mailbox; one worker thread runs the reconstruction and publishes.
+thread only puts messages into a mailbox; workers run the reconstruction and publish.
 """
 
 from __future__ import annotations
 
 import math
 import sys
-import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import rclpy
@@ -30,7 +30,6 @@ from tf2_msgs.msg import TFMessage
 from recon4d_ros.config import Config
 from recon4d_ros.errors import Recon4DError
 from recon4d_ros.pipeline.factory import build_reconstructor
-from recon4d_ros.pipeline.mailbox import DenseSchedule, Mailbox
 from recon4d_ros.ros import qos
 from recon4d_ros.ros.diagnostics import Report, diagnostics_message
 from recon4d_ros.ros.events import EventLog, NodeEvent
@@ -42,12 +41,11 @@ from recon4d_ros.ros.publishers import Outputs
 from recon4d_ros.ros.signals import StopRequest
 from recon4d_ros.ros.statistics import Statistics
 from recon4d_ros.ros.transforms import PoseFrames, StaticTree
+from recon4d_ros.ros.workers import Workers
 from recon4d_ros.storage.messages import is_rectified_topic
 
-# The worker looks this often whether the map is due or the node stops.
+# The executor looks this often whether the node stops.
 _IDLE_S = 0.1
-# A step takes well under a second; a worker that outlives this is stuck and is reported.
-_JOIN_S = 20.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,8 +63,7 @@ class _Configured:
 class _Active:
     """Everything that exists between `activate` and `deactivate`."""
 
-    mailbox: Mailbox[Arrival]
-    worker: threading.Thread
+    workers: Workers
     subscriptions: tuple[Subscription, ...]
 
 
@@ -161,13 +158,12 @@ class Recon4DNode(LifecycleNode):
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Listen to the camera."""
         assert self._configured is not None
-        mailbox: Mailbox[Arrival] = Mailbox.of(self._configured.config.input)
-        worker = threading.Thread(
-            target=self._work, args=(mailbox, self._configured), name="recon4d", daemon=True
-        )
-        self._active = _Active(mailbox, worker, self._subscribe(self._configured.config))
-        worker.start()
-        self.get_logger().info(f"listening to {self._image_topic(self._configured.config)}")
+        configured = self._configured
+        config = configured.config
+        workers = Workers(config, configured.perception, partial(self._drop, configured))
+        self._active = _Active(workers, self._subscribe(config))
+        workers.start()
+        self.get_logger().info(f"listening to {self._image_topic(config)}")
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -205,11 +201,10 @@ class Recon4DNode(LifecycleNode):
             return
         for subscription in active.subscriptions:
             self.destroy_subscription(subscription)
-        active.mailbox.close()
+        active.workers.close()
         self._configured.intake.close()
-        active.worker.join(_JOIN_S)
-        if active.worker.is_alive():
-            self.get_logger().error(f"the worker did not stop within {_JOIN_S} s")
+        if not active.workers.join():
+            self.get_logger().error("a worker did not stop")
 
     def _release(self) -> None:
         """Leave the configured state."""
@@ -251,7 +246,7 @@ class Recon4DNode(LifecycleNode):
             return
         now_s = time.monotonic()
         self._configured.statistics.received(now_s)
-        if self._active.mailbox.put(Arrival(message, now_s)) is not None:
+        if self._active.workers.put(Arrival(message, now_s)) is not None:
             self._configured.statistics.dropped(DropCause.NEWER_IMAGE.value)
 
     def _receive_camera_info(self, message: CameraInfo) -> None:
@@ -264,30 +259,14 @@ class Recon4DNode(LifecycleNode):
 
     # Work -----------------------------------------------------------------------------------
 
-    def _work(self, mailbox: Mailbox[Arrival], configured: _Configured) -> None:
-        """The worker thread: one image after the other until the mailbox is closed."""
-        rate_hz = configured.config.map.publish_rate
-        schedule = DenseSchedule(configured.config.input)
-        while mailbox.is_open:
-            arrival = mailbox.take(_IDLE_S)
-            # The guard: whatever one image does, the next one gets its chance.
-            try:
-                if arrival is not None:
-                    dense = schedule.next(time.monotonic() - arrival.received_s)
-                    configured.perception.process(arrival, dense=dense)
-                configured.perception.publish_map_if_due(rate_hz)
-            except DroppedImageError as error:
-                self._drop(configured, error.cause, str(error))
-            except Recon4DError as error:
-                self._drop(configured, DropCause.REFUSED, str(error))
-            except Exception as error:
-                self._drop(configured, DropCause.INTERNAL_ERROR, f"internal error: {error!r}")
-                self.get_logger().error(traceback.format_exc())
-
-    def _drop(self, configured: _Configured, cause: DropCause, text: str) -> None:
+    def _drop(self, configured: _Configured, error: Exception) -> None:
+        """Count and say what became of an image that raised an error."""
+        cause, text = _cause(error)
         configured.statistics.dropped(cause.value)
         self._last_error = f"{cause.value}: {text}"
         self.get_logger().warning(f"image dropped: {text}", throttle_duration_sec=5.0)
+        if cause is DropCause.INTERNAL_ERROR:
+            self.get_logger().error("".join(traceback.format_exception(error)))
 
     def _note(self, kind: str, text: str) -> None:
         """Something about the input that is no property of a single frame."""
@@ -358,6 +337,14 @@ class Recon4DNode(LifecycleNode):
                 **(configured.perception.description if configured else {}),
             },
         )
+
+
+def _cause(error: Exception) -> tuple[DropCause, str]:
+    if isinstance(error, DroppedImageError):
+        return error.cause, str(error)
+    if isinstance(error, Recon4DError):
+        return DropCause.REFUSED, str(error)
+    return DropCause.INTERNAL_ERROR, f"internal error: {error!r}"
 
 
 def main(

@@ -1,10 +1,11 @@
-"""What the worker does with an image: admit, reconstruct, publish, report."""
+"""What the workers do with an image: admit, track, map, publish, report."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from recon4d_ros.datatypes import (
     PointCloud,
     Reconstruction,
     StepOutput,
+    TrackedFrame,
     TrackingState,
 )
 from recon4d_ros.errors import FrameError, OutputError
@@ -28,20 +30,31 @@ from recon4d_ros.ros.events import EventLog, NodeEvent
 from recon4d_ros.ros.intake import Admitted, Intake
 from recon4d_ros.ros.publishers import Outputs
 from recon4d_ros.ros.statistics import Statistics
+from recon4d_ros.storage.messages import stamp_ns
 from recon4d_ros.storage.ply import write_ply
 
 
 class Core(Protocol):
-    """The reconstruction as the node sees it."""
+    """The reconstruction as the node sees it; see `Reconstructor`."""
 
-    def step(
+    @property
+    def maps_aside(self) -> bool:
+        """Whether `map` may run while the next frames are tracked."""
+        ...
+
+    def track(self, frame: Frame, *, dense: bool = True) -> TrackedFrame:
+        """The pose of a frame."""
+        ...
+
+    def map(
         self,
-        frame: Frame,
+        tracked: TrackedFrame,
         on_provisional: Callable[[Reconstruction], None] | None = None,
-        *,
-        dense: bool = True,
+        on_window: Callable[[tuple[Reconstruction, ...], tuple[MapEvent, ...]], None]
+        | None = None,
+        exclusive: AbstractContextManager[object] | None = None,
     ) -> StepOutput:
-        """Advance by one frame."""
+        """Depth and mask of a tracked frame, and the window that it completes."""
         ...
 
     def reset(self) -> MapEvent:
@@ -61,6 +74,20 @@ class Arrival:
     received_s: float
 
 
+@dataclass(frozen=True, eq=False)
+class Pending:
+    """A frame whose pose was published and that is yet to be mapped.
+
+    Attributes:
+        tracked, admitted: the frame.
+        epoch: number of restarts before it.
+    """
+
+    tracked: TrackedFrame
+    admitted: Admitted
+    epoch: int
+
+
 @dataclass(frozen=True)
 class Status:
     """What the reconstruction last said about itself; for the diagnostics."""
@@ -77,7 +104,11 @@ class Status:
 
 
 class Perception:
-    """Owns the reconstruction; `process` runs on the worker, the rest on any thread."""
+    """Owns the reconstruction.
+
+    `track` runs on one worker, `map` on the same or on another one (docs/adr/0009), the rest on
+    any thread. The map's lock is taken before the pose's where both are needed.
+    """
 
     def __init__(
         self,
@@ -104,7 +135,10 @@ class Perception:
         self._statistics = statistics
         self._events = events
         self._now_ns = now_ns
-        self._lock = threading.Lock()
+        self._pose_lock = threading.Lock()
+        self._map_lock = threading.Lock()
+        self._epoch = 0
+        self._num_pending = 0
         self._status = Status()
         self._map_is_new = False
         self._num_map_listeners = 0
@@ -120,29 +154,65 @@ class Perception:
         """The newest status (immutable)."""
         return self._status
 
-    def process(self, arrival: Arrival, *, dense: bool = True) -> None:
-        """Take one image through the reconstruction and publish what comes of it.
+    @property
+    def maps_aside(self) -> bool:
+        """Whether `map` may run on another thread than `track`."""
+        return self._core.maps_aside
+
+    @property
+    def has_mapped_all(self) -> bool:
+        """Every tracked frame has been mapped."""
+        return self._num_pending == 0
+
+    def track(self, arrival: Arrival, *, dense: bool = True) -> Pending:
+        """Find the pose of an image and publish it.
 
         Args:
             arrival: the image.
             dense: False when there is time for the pose only.
 
+        Returns:
+            What `map` is to be called with, in the same order.
+
         Raises:
             Recon4DError: the image was dropped; nothing else changed.
         """
-        with self._lock:
-            admitted = self._intake.admit(arrival.message)
-            if admitted.restart is not None:
-                self._restart(admitted.restart, admitted.frame.stamp_ns)
-            publish = partial(self._publish, arrival, admitted)
-            step = self._core.step(admitted.frame, publish, dense=dense)
-            self._intake.commit(admitted)
-            self._complete(step, admitted)
+        pending = self._tracked(arrival, dense)
+        while isinstance(pending, str):
+            self.reset(pending, stamp_ns(arrival.message.header.stamp))
+            pending = self._tracked(arrival, dense)
+        return pending
 
-    def reset(self, reason: str) -> None:
-        """Start anew at the next image."""
-        with self._lock:
-            self._restart(reason, self._status.last_stamp_ns)
+    def map(self, pending: Pending) -> None:
+        """Depth, mask and map of a tracked frame; publish what comes of it.
+
+        Raises:
+            Recon4DError: a room could not do its work; the pose of the frame stays.
+        """
+        with self._map_lock:
+            try:
+                if pending.epoch == self._epoch:
+                    self._map(pending)
+            finally:
+                with self._pose_lock:
+                    self._num_pending -= 1
+
+    def reset(self, reason: str, at_ns: int | None = None) -> None:
+        """Start anew at the next image.
+
+        Args:
+            reason: for whoever listens to the events.
+            at_ns: stamp of the image that brought it; that of the newest one if None.
+        """
+        with self._map_lock, self._pose_lock:
+            event = self._core.reset()
+            self._epoch += 1
+            self._intake.restart()
+            self._outputs.restart()
+            self._map_is_new = True
+            at_ns = self._status.last_stamp_ns if at_ns is None else at_ns
+            self._status = Status(submap=event.submap, last_stamp_ns=at_ns)
+        self._events.publish(NodeEvent(event.kind.value, at_ns, event.submap, reason))
 
     def save_map(self, folder: str) -> Path:
         """Write the static map as a new PLY file into `folder` (a leading ~ is the user's home).
@@ -150,7 +220,7 @@ class Perception:
         Raises:
             OutputError: there is no map yet, or it cannot be written.
         """
-        with self._lock:
+        with self._map_lock:
             cloud, status = self._core.static_map(), self._status
         if cloud.points.shape[0] == 0:
             raise OutputError(
@@ -168,7 +238,7 @@ class Perception:
         # A new listener need not be one that asks for the latched map.
         before = self._num_map_listeners
         self._num_map_listeners = self._outputs.num_map_listeners
-        with self._lock:
+        with self._map_lock:
             is_news = self._map_is_new or self._num_map_listeners > before
             has_begun = self._status.last_stamp_ns > 0
             if not (is_news and has_begun and self._num_map_listeners > 0):
@@ -177,16 +247,21 @@ class Perception:
             cloud, stamp_ns = self._core.static_map(), self._status.last_stamp_ns
         self._outputs.publish_map(cloud, stamp_ns)
 
-    def _restart(self, reason: str, stamp_ns: int) -> None:
-        event = self._core.reset()
-        self._intake.restart()
-        self._outputs.restart()
-        self._map_is_new = True
-        self._status = Status(submap=event.submap, last_stamp_ns=stamp_ns)
-        self._events.publish(NodeEvent(event.kind.value, stamp_ns, event.submap, reason))
+    def _tracked(self, arrival: Arrival, dense: bool) -> Pending | str:
+        """A tracked image, or why everything must start anew before it."""
+        with self._pose_lock:
+            admitted = self._intake.admit(arrival.message)
+            if admitted.restart is not None:
+                return admitted.restart
+            tracked = self._core.track(admitted.frame, dense=dense)
+            self._intake.commit(admitted)
+            self._publish_pose(arrival, admitted, tracked)
+            self._num_pending += 1
+            return Pending(tracked, admitted, self._epoch)
 
-    def _publish(self, arrival: Arrival, admitted: Admitted, result: Reconstruction) -> None:
-        """The provisional result, pose first."""
+    def _publish_pose(self, arrival: Arrival, admitted: Admitted, tracked: TrackedFrame) -> None:
+        """Pose first; then what it means."""
+        result = tracked.pose
         if result.submap != self._status.submap:
             self._open_submap(result)
         problem = ""
@@ -199,8 +274,20 @@ class Perception:
             except FrameError as error:
                 problem = str(error)
         self._report_frames(problem, result)
-        if result.is_dense:
-            self._outputs.publish_dense(result, admitted)
+        self._tell(tracked.events)
+
+    def _map(self, pending: Pending) -> None:
+        tracked, admitted = pending.tracked, pending.admitted
+
+        def publish_dense(result: Reconstruction) -> None:
+            # A submap that has ended shares no coordinates with what is published now.
+            if result.is_dense and result.submap == self._status.submap:
+                self._outputs.publish_dense(result, admitted)
+
+        publish_window = partial(self._publish_window, admitted=admitted)
+        step = self._core.map(tracked, publish_dense, publish_window, self._pose_lock)
+        self._map_is_new = self._map_is_new or bool(step.final or step.events)
+        self._statistics.stages(step.stage_seconds)
 
     def _time_pose(self, arrival: Arrival, result: Reconstruction) -> None:
         now_s = time.monotonic()
@@ -240,22 +327,28 @@ class Perception:
         text = problem or "poses are published"
         self._events.publish(NodeEvent(kind, result.frame.stamp_ns, result.submap, text))
 
-    def _complete(self, step: StepOutput, admitted: Admitted) -> None:
-        """Events, final poses and times of a whole step."""
-        for event in step.events:
+    def _tell(self, events: Iterable[MapEvent]) -> None:
+        for event in events:
             # A new submap was announced with its first pose.
             if event.kind is not EventKind.NEW_SUBMAP:
                 self._events.publish(NodeEvent.of(event))
+
+    def _publish_window(
+        self,
+        finals: tuple[Reconstruction, ...],
+        events: tuple[MapEvent, ...],
+        admitted: Admitted,
+    ) -> None:
+        """Final results and discontinuities of a window."""
+        self._tell(events)
         if not self._status.frames_problem:
-            for final in step.final:
+            for final in finals:
                 if final.submap == self._status.submap:
                     self._outputs.revise_path(final, admitted.header.frame_id)
                     self._outputs.publish_tracks(final)
-        for event in step.events:
+        for event in events:
             if event.correction is not None:
                 self._correct(event.correction, admitted)
-        self._map_is_new = self._map_is_new or bool(step.final or step.events)
-        self._statistics.stages(step.stage_seconds)
 
     def _correct(self, correction: MapCorrection, admitted: Admitted) -> None:
         """Say how the map has moved, after everything that lies where it was."""

@@ -29,7 +29,10 @@ from recon4d_ros.ros.transforms import PoseFrames
 
 
 class PathHistory:
-    """The newest poses of one submap, bounded; a frame's final pose replaces its first one."""
+    """The newest poses of one submap, bounded; a frame's final pose replaces its first one.
+
+    Not for two threads at once.
+    """
 
     def __init__(self, max_length: int) -> None:
         """Hold at most `max_length` poses."""

@@ -23,13 +23,16 @@ class Setup:
     """A problem and where its rows come from.
 
     Attributes:
-        rows: (P,) rows of the table.
+        rows, ids: (P,) rows of the table and the points they held.
         frames: the F frames, hosts that left the table first.
+        keyframes: frames that are keyframes, oldest first.
         problem: to solve.
     """
 
     rows: Index
+    ids: Index
     frames: list[int]
+    keyframes: tuple[int, ...]
     problem: Problem
 
 
@@ -38,6 +41,7 @@ def window_problem(
     poses: Mapping[int, Array],
     shutter: Shutter,
     first_free: int,
+    keyframes: Sequence[int],
     config: OdometryConfig,
 ) -> Setup:
     """Everything the table remembers; frames before `first_free` keep their pose.
@@ -76,7 +80,7 @@ def window_problem(
             expected=shutter.readout,
         ),
     )
-    return Setup(rows, frames, problem)
+    return Setup(rows, table.ids[rows], frames, tuple(keyframes), problem)
 
 
 def _most_seen(rows: Index, seen: Index, limit: int) -> Index:
@@ -86,10 +90,10 @@ def _most_seen(rows: Index, seen: Index, limit: int) -> Index:
     return np.sort(rows[np.argsort(-seen[rows], kind="stable")[:limit]])
 
 
-def regauged(setup: Setup, keyframes: Sequence[int], solution: Solution) -> Solution:
+def regauged(setup: Setup, solution: Solution) -> Solution:
     """Without two fixed frames nothing holds the scale: keep the first keyframes' distance."""
     problem, frames = setup.problem, setup.frames
-    later = [frame for frame in keyframes if frame != frames[0]]
+    later = [frame for frame in setup.keyframes if frame != frames[0]]
     if (~problem.free).sum() > 1 or not later:
         return solution
     row = frames.index(later[0])
@@ -117,12 +121,14 @@ def depth_error(table: TrackTable, setup: Setup, solution: Solution) -> float:
 def take_over(table: TrackTable, setup: Setup, solution: Solution, outlier_px: float) -> None:
     """Write the depths into the table and drop the sights that do not fit.
 
-    A point that does not fit in the newest frame, or in more than two, is tracked no more.
+    A point that does not fit in the newest frame, or in more than two, is tracked no more. Rows
+    that hold another point by now are left alone.
     """
-    rows = setup.rows
-    table.rho[rows], table.rho_sigma[rows] = solution.rho, solution.rho_sigma
+    same = table.ids[setup.rows] == setup.ids
+    rows = setup.rows[same]
+    table.rho[rows], table.rho_sigma[rows] = solution.rho[same], solution.rho_sigma[same]
     median = float(np.nanmedian(solution.residual_px))
-    bad = solution.residual_px > max(outlier_px, 5.0 * median)
+    bad = solution.residual_px[same] > max(outlier_px, 5.0 * median)
     for column, frame in enumerate(setup.frames):
         if frame in table.frames:
             table.uv[rows[bad[:, column]], table.column(frame)] = np.nan

@@ -6,8 +6,9 @@ is bounded: a table of points, the window's frames and a few keyframes.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 from scipy.spatial import cKDTree
@@ -16,6 +17,7 @@ from recon4d_ros.config import OdometryConfig, WindowConfig
 from recon4d_ros.datatypes import TrackingState
 from recon4d_ros.predictors.classical import bundle, rigid
 from recon4d_ros.predictors.classical.adjustment import (
+    Setup,
     depth_error,
     regauged,
     take_over,
@@ -33,10 +35,11 @@ from recon4d_ros.predictors.classical.points import Points
 from recon4d_ros.predictors.classical.pose import (
     PoseFit,
     Sightings,
+    Tracked,
     refine_pose,
     sample_pose,
 )
-from recon4d_ros.predictors.classical.problem import Readout
+from recon4d_ros.predictors.classical.problem import Readout, Solution
 from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.shutter import ReadoutTime, Shutter
 from recon4d_ros.predictors.classical.tracks import (
@@ -57,30 +60,17 @@ _LEAST_BEND_PX = 0.1  # what a better known velocity must move at the image's up
 _FOCALS = (0.7, 0.95, 1.3)  # of the long side, tried when the focal length is not given
 
 
-@dataclass(frozen=True, eq=False)
-class Tracked:
-    """Where one frame's camera is.
-
-    Attributes:
-        T_cam_world: (4, 4), None when lost.
-        state: what the pose rests on.
-        residual_px: median reprojection error.
-        num_support: points that agree.
-    """
-
-    T_cam_world: Array | None
-    state: TrackingState
-    residual_px: float
-    num_support: int
-
-
 class Odometry:
     """Poses frame after frame; `adjust` refines the window.
+
+    One thread may track while another one adjusts and reads. The lock is held for whatever both
+    touch, but neither for following points nor for solving.
 
     Attributes:
         shutter: the camera, a guess until `ready` when none was given, its readout and velocity.
         ready: depth is known, poses have translation.
         poses: T_cam_world (4, 4) of the remembered frames.
+        lock: to be held where these are read beside a tracking thread.
     """
 
     def __init__(
@@ -94,6 +84,7 @@ class Odometry:
         self.shutter = Shutter(camera, readout)
         self.ready = False
         self.poses: dict[int, Array] = {}
+        self.lock = threading.RLock()
         self._config = config
         self._window = window
         self._focal_known = known
@@ -111,62 +102,90 @@ class Odometry:
 
     def track(self, index: int, stamp_ns: int, grey: Grey) -> Tracked:
         """Pose of the next frame, from past frames only."""
-        self.shutter.open(index, stamp_ns)
         if not self.poses:
-            self._open(index, grey, np.eye(4))
-            self._make_keyframe(index, grey)
-            return Tracked(np.eye(4), TrackingState.INITIALISING, 0.0, 0)
+            return self._begun(index, stamp_ns, grey)
         last = self._recent[-1]
-        T_guess = rigid.orthonormal(self._velocity @ self.poses[last])
-        rows, uv, good = self._follow(last, grey, T_guess)
-        self._open(index, grey, T_guess)
-        self._table.see(rows, index, uv, good)
+        with self.lock:
+            T_guess = rigid.orthonormal(self._velocity @ self.poses[last])
+            rows, uv, guess = self._expected(last, T_guess)
+        uv, good = follow(self._grey, grey, uv, guess, self._config.consistency_px)
+        with self.lock:
+            self._open(index, stamp_ns, grey, T_guess)
+            self._table.see(rows, index, uv, good)
+            return self._continued(index, last)
+
+    def _begun(self, index: int, stamp_ns: int, grey: Grey) -> Tracked:
+        self._open(index, stamp_ns, grey, np.eye(4))
+        self._make_keyframe(index)
+        return Tracked(np.eye(4), TrackingState.INITIALISING, 0.0, 0)
+
+    def _continued(self, index: int, last: int) -> Tracked:
         tracked = self._seen(index, last)
         if tracked.T_cam_world is None:
             return tracked
         if not self.ready:
             tracked = self._try_bootstrap(index, tracked)
         if self._needs_keyframe(index):
-            self._make_keyframe(index, grey)
+            self._make_keyframe(index)
         self._forget()
         self._take_velocity()
         return tracked
 
     def adjust(self) -> None:
         """Bundle adjustment over the window and the keyframes."""
+        setup = self.setup()
+        if setup is not None:
+            self.take(setup, bundle.solve(setup.problem, self._config.iterations))
+
+    def setup(self) -> Setup | None:
+        """What there is to adjust; None before depth is known."""
         if not self.ready:
-            return
+            return None
         # What was handed out as final stays, lest the path tear; but not on an unsure structure,
         # which could then never mend.
         is_sure = self._depth_error < self._config.sure_depth_error
-        first_free = self._recent[-1] - self._window.final_lag if is_sure else 0
-        setup = window_problem(self._table, self.poses, self.shutter, first_free, self._config)
-        solution = bundle.solve(setup.problem, self._config.iterations)
+        with self.lock:
+            first_free = self._recent[-1] - self._window.final_lag if is_sure else 0
+            state = self._table, self.poses, self.shutter, first_free, self._keyframes
+            return window_problem(*state, self._config)
+
+    def take(self, setup: Setup, solution: Solution) -> None:
+        """Take an adjustment over; what was tracked since `setup` follows its newest frame."""
+        with self.lock:
+            self._take_adjustment(setup, solution)
+
+    def _take_adjustment(self, setup: Setup, solution: Solution) -> None:
         self.shutter.readout = ReadoutTime.learned(solution.readout_s, solution.readout_sigma_s)
-        solution = regauged(setup, self._keyframes, solution)
-        self.poses.update(zip(setup.frames, solution.T_cam_world, strict=True))
+        solution = regauged(setup, solution)
+        newest = setup.frames[-1]
+        adjusted = dict(zip(setup.frames, solution.T_cam_world, strict=True))
+        correction = rigid.inverse(self.poses[newest]) @ adjusted[newest]
+        for frame in [frame for frame in self.poses if frame > newest]:
+            adjusted[frame] = self.poses[frame] @ correction
+        self.poses.update((frame, T) for frame, T in adjusted.items() if frame in self.poses)
         self._depth_error = depth_error(self._table, setup, solution)
         take_over(self._table, setup, solution, self._config.outlier_px)
         self._take_velocity()
 
     def landmarks(self) -> tuple[Index, Array]:
         """Ids (P,) and world positions (P, 3) of the points of surely known depth."""
-        table = self._table
         if not self.ready:
             return np.zeros(0, np.int64), np.zeros((0, 3))
-        rows = np.flatnonzero(table.used)
-        rows = rows[self._points.are_sure(rows)]
-        return table.ids[rows], self._points.positions(rows)
+        with self.lock:
+            rows = np.flatnonzero(self._table.used)
+            rows = rows[self._points.are_sure(rows)]
+            return self._table.ids[rows], self._points.positions(rows)
 
     def tracks(self, frames: Sequence[int]) -> tuple[Index, Array, Mask]:
         """Ids (N,), px (T, N, 2), NaN where not seen, and which of the points are surely known."""
         table = self._table
-        known = [frame for frame in frames if frame in table.frames]
         uv = np.full((len(frames), len(table.ids), 2), np.nan)
-        for frame in known:
-            uv[frames.index(frame)] = table.uv[:, table.column(frame)]
-        rows = np.flatnonzero(table.used & np.isfinite(uv[..., 0]).any(axis=0))
-        return table.ids[rows], uv[:, rows], self._points.are_sure(rows)
+        with self.lock:
+            for row, frame in enumerate(frames):
+                if frame in table.frames:
+                    uv[row] = table.uv[:, table.column(frame)]
+            rows = np.flatnonzero(table.used & np.isfinite(uv[..., 0]).any(axis=0))
+            return table.ids[rows], uv[:, rows], self._points.are_sure(rows)
 
     def sparse_depth(self, index: int) -> tuple[Array, Array]:
         """Pixels (N, 2) and depths (N,) of the surely known points seen in a frame."""
@@ -176,21 +195,22 @@ class Odometry:
         )
 
     # ------------------------------------------------------------------ front end
-    def _open(self, index: int, grey: Grey, T: Array) -> None:
+    def _open(self, index: int, stamp_ns: int, grey: Grey, T: Array) -> None:
+        self.shutter.open(index, stamp_ns)
         self._table.open_column(index)
         self._recent.append(index)
         self.poses[index] = T
         self._grey = grey
 
-    def _follow(self, last: int, grey: Grey, T_guess: Array) -> tuple[Index, Array, Mask]:
+    def _expected(self, last: int, T_guess: Array) -> tuple[Index, Array, Array]:
+        """Rows of the points of a frame, where they are there and where they are sought next."""
         rows = self._table.rows_in(last)
         uv = self._table.uv[rows, self._table.column(last)]
         shift = self._points.projected(rows, T_guess) - self._points.projected(
             rows, self.poses[last]
         )
         sane = np.linalg.norm(shift, axis=1) < _LONGEST_GUESS_PX  # False for NaN
-        guess = np.where(sane[:, None], uv + shift, uv)
-        return rows, *follow(self._grey, grey, uv, guess, self._config.consistency_px)
+        return rows, uv, np.where(sane[:, None], uv + shift, uv)
 
     def _seen(self, index: int, last: int) -> Tracked:
         """Pose by what is seen; once more if its velocity bends the image otherwise."""
@@ -331,7 +351,7 @@ class Odometry:
         self.shutter.readout = structure.readout
         self.ready = True
         if frames[-1] not in self._keyframes:
-            self._make_keyframe(frames[-1], self._grey)
+            self._make_keyframe(frames[-1])
 
     # ------------------------------------------------------------------ keyframes
     def _needs_keyframe(self, index: int) -> bool:
@@ -346,10 +366,10 @@ class Odometry:
             return True
         return float(np.median(np.linalg.norm(moved, axis=1))) > self._config.keyframe_px
 
-    def _make_keyframe(self, index: int, grey: Grey) -> None:
+    def _make_keyframe(self, index: int) -> None:
         table = self._table
         occupied = table.uv[table.rows_in(index), table.column(index)]
-        uv = query_points(grey, occupied, self._config.cell_px, seed=index)
+        uv = query_points(self._grey, occupied, self._config.cell_px, seed=index)
         table.add(index, uv, self._expected_rho(index, uv))
         self._keyframes.append(index)
         self._keyframe_points = int(table.alive.sum())

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+from recon4d_ros.datatypes import TrackingState
 from recon4d_ros.predictors.classical import rigid
 from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.tracks import Mask
@@ -16,6 +17,23 @@ _KERNEL = 3.0  # Cauchy scale in standard deviations; also the bound of an inlie
 _ITERATIONS = 12
 _SMALL_STEP = 1e-5  # radian, or depth of a point of inverse depth 1: some thousandths of a px
 _MIN_Z = 1e-3
+
+
+@dataclass(frozen=True, eq=False)
+class Tracked:
+    """Where one frame's camera is.
+
+    Attributes:
+        T_cam_world: (4, 4), None when lost.
+        state: what the pose rests on.
+        residual_px: median reprojection error.
+        num_support: points that agree.
+    """
+
+    T_cam_world: Array | None
+    state: TrackingState
+    residual_px: float
+    num_support: int
 
 
 @dataclass(frozen=True, eq=False)

@@ -87,6 +87,7 @@ class PomatoPredictor:
     """
 
     name = "pomato"
+    maps_aside = False
 
     def __init__(self, config: Config, engine: Engine) -> None:
         """Use a network; sizes and camera are taken from the first frame.
@@ -154,6 +155,10 @@ class PomatoPredictor:
         assert state.key is not None
         key, seen = state.seen[state.key], state.seen[frame.index]
         return frame_prediction(seen, key, camera.grid, camera.source)
+
+    def densify(self, prediction: FramePrediction) -> FramePrediction:
+        """As it is: the network gives pose and depth together."""
+        return prediction
 
     def predict(self, window: Window) -> WindowPrediction:
         """Pointmaps of a window; mode exact recomputes them, and a worn keyframe is replaced.
