@@ -9,7 +9,14 @@ from moving_squares import clip
 from torch.nn import functional
 
 from recon4d_ros.errors import ModelError, OutputError
-from recon4d_ros.networks.dynpt import DynPT, DynPTConfig, TrackState, checkpoint, motion
+from recon4d_ros.networks.dynpt import (
+    DynPT,
+    DynPTConfig,
+    FeatureMaps,
+    TrackState,
+    checkpoint,
+    motion,
+)
 from recon4d_ros.networks.dynpt.correlation import correlate
 from recon4d_ros.networks.dynpt.support import blend, neighbourhood, to_cells
 
@@ -168,7 +175,7 @@ def test_unmasked_tracks_see_each_other() -> None:
 def test_frames_can_be_encoded_one_by_one() -> None:
     net, queries, rgb = network(), some_queries(), video()
     early, late = net.encode(rgb[:, :3]), net.encode(rgb[:, 3:])
-    maps = early.followed_by(late)
+    maps = FeatureMaps.joined([early, late])
     found = net.refine(maps, net.support(maps, queries), queries)[-1]
     assert_equal_states(found, net(rgb, queries)[-1])
     assert maps.frames(slice(1, 3)).num_frames == 2

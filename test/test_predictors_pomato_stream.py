@@ -23,8 +23,9 @@ from recon4d_ros.errors import ConfigError, ModelError, PredictorError
 from recon4d_ros.networks.pomato import Features
 from recon4d_ros.pipeline.factory import build_reconstructor
 from recon4d_ros.pipeline.reconstructor import Reconstructor
+from recon4d_ros.predictors.devices import choose_device
 from recon4d_ros.predictors.pomato.engine import Engine
-from recon4d_ros.predictors.pomato.loading import choose_device, load_predictor
+from recon4d_ros.predictors.pomato.loading import load_predictor
 from recon4d_ros.predictors.pomato.predictor import PomatoPredictor
 from recon4d_ros.predictors.pomato.temporal import Held, TemporalModel
 
@@ -193,7 +194,7 @@ def test_a_model_of_another_kind_or_length_is_refused(tmp_path):
 @pytest.mark.parametrize("name", ["cuda:99", "gpu", "cuda:x", "cpu:1"])
 def test_a_device_that_does_not_exist_is_refused(name):
     with pytest.raises(ConfigError, match=r"pomato\.device"):
-        choose_device(name)
+        choose_device(name, "pomato.device")
 
 
 def test_half_precision_needs_a_device_that_has_it(tmp_path):

@@ -31,7 +31,7 @@ from recon4d_ros.config.core_sections import (
 )
 from recon4d_ros.config.declaration import Parameter, Scalar, check, setting, typed
 from recon4d_ros.config.fixed_lag_section import FixedLagConfig
-from recon4d_ros.config.network_sections import PomatoConfig
+from recon4d_ros.config.network_sections import PomatoConfig, TrackerConfig
 from recon4d_ros.config.node_sections import FramesConfig, InputConfig, OutputConfig
 from recon4d_ros.config.offline_section import OfflineConfig
 from recon4d_ros.errors import ConfigError
@@ -56,6 +56,7 @@ __all__ = [
     "PredictorConfig",
     "RefinementConfig",
     "Scalar",
+    "TrackerConfig",
     "WindowConfig",
     "load_config",
     "parameters",
@@ -73,6 +74,7 @@ class Config:
     predictor: PredictorConfig = field(default_factory=PredictorConfig)
     compute: ComputeConfig = field(default_factory=ComputeConfig)
     pomato: PomatoConfig = field(default_factory=PomatoConfig)
+    tracker: TrackerConfig = field(default_factory=TrackerConfig)
     odometry: OdometryConfig = field(default_factory=OdometryConfig)
     flow: FlowConfig = field(default_factory=FlowConfig)
     depth: DepthConfig = field(default_factory=DepthConfig)

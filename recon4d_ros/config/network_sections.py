@@ -63,3 +63,28 @@ class PomatoConfig:
     )
     compile: bool = setting(False, "torch.compile; the first frames then take minutes")
     channels_last: bool = setting(True, "memory order of the heads' convolutions")
+
+
+@dataclass(frozen=True)
+class TrackerConfig:
+    """Points tracked over windows of whole clips; DynPT is a network and needs its weights."""
+
+    name: str = setting("klt", "what tracks points", choices=("klt", "dynpt"))
+    model: str = setting("", "dynpt: checkpoint (.safetensors), as training writes it")
+    device: str = setting(
+        "auto", "auto (CUDA where there is one), cpu, cuda, or cuda:N; never changed silently"
+    )
+    long_side: int = setting(
+        256,
+        "long side of the images shown to the network, a multiple of 16",
+        unit="px",
+        minimum=32,
+        maximum=2048,
+    )
+    iterations: int = setting(
+        4, "refinements of each window by the network", minimum=1, maximum=12
+    )
+    max_points: int = setting(1024, "bound on tracks", minimum=16, maximum=10_000)
+    cell_px: int = setting(
+        20, "edge of the cells that each get new points", unit="px", minimum=4, maximum=200
+    )

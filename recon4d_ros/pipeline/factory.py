@@ -13,13 +13,19 @@ from recon4d_ros.pipeline.allocation import map_large_blocks
 from recon4d_ros.pipeline.offline import OfflineReconstructor
 from recon4d_ros.pipeline.reconstructor import Reconstructor
 from recon4d_ros.predictors.classical.predictor import ClassicalPredictor
-from recon4d_ros.predictors.interface import PointmapPredictor
+from recon4d_ros.predictors.dynpt.loading import load_tracker
+from recon4d_ros.predictors.interface import PointmapPredictor, PointTracker
 from recon4d_ros.predictors.klt import KltTracker
 from recon4d_ros.predictors.pomato.loading import load_pairs, load_predictor
 
 _PREDICTORS: dict[str, Callable[[Config], PointmapPredictor]] = {
     "classical": ClassicalPredictor,
     "pomato": load_predictor,
+}
+
+_TRACKERS: dict[str, Callable[[Config], PointTracker]] = {
+    "klt": lambda config: KltTracker(config.tracker.max_points, config.tracker.cell_px),
+    "dynpt": load_tracker,
 }
 
 
@@ -30,6 +36,15 @@ def build_predictor(config: Config) -> PointmapPredictor:
         Recon4DError: its model, its device or its parameters cannot be used.
     """
     return _PREDICTORS[config.predictor.name](config)
+
+
+def build_tracker(config: Config) -> PointTracker:
+    """The tracker that the configuration names.
+
+    Raises:
+        Recon4DError: its model, its device or its parameters cannot be used.
+    """
+    return _TRACKERS[config.tracker.name](config)
 
 
 def build_reconstructor(config: Config) -> Reconstructor:
@@ -52,7 +67,7 @@ def build_offline_reconstructor(config: Config) -> OfflineReconstructor:
         )
     _set_up_process(config)
     num_kept = max(config.offline.frame_offsets) + 1
-    return OfflineReconstructor(config, load_pairs(config, num_kept), KltTracker())
+    return OfflineReconstructor(config, load_pairs(config, num_kept), build_tracker(config))
 
 
 def _set_up_process(config: Config) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections import OrderedDict
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 import torch
 from scipy.spatial import cKDTree
 
 from recon4d_ros.datatypes import Frame, Tracks, Window
 from recon4d_ros.errors import PredictorError
+from recon4d_ros.predictors.classical.images import grey_image
 from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.tracks import Grey, Index, Mask, query_points, sought
 from recon4d_ros.predictors.mobility import mobility
@@ -100,7 +100,7 @@ class KltTracker:
 
     # ------------------------------------------------------------------ one frame
     def _advance(self, frame: Frame) -> None:
-        grey = _grey(frame)
+        grey = grey_image(frame)
         uv = np.full((self._max_points, 2), np.nan)
         mismatch = np.full(self._max_points, np.inf)
         if self._sights:
@@ -185,8 +185,3 @@ class KltTracker:
             visibility=torch.from_numpy(np.stack(visibility)[:, rows].astype(np.float32)),
             mobility=torch.from_numpy(moving.astype(np.float32)).expand(len(uv), -1).clone(),
         )
-
-
-def _grey(frame: Frame) -> Grey:
-    rgb = np.ascontiguousarray(frame.rgb.numpy())
-    return np.asarray(cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), np.uint8)

@@ -46,13 +46,13 @@ class FeatureMaps:
         context = None if self.context is None else self.context[:, which]
         return FeatureMaps(tuple(level[:, which] for level in self.levels), context)
 
-    def followed_by(self, later: FeatureMaps) -> FeatureMaps:
-        """Joined with the maps of the frames after these."""
-        pairs = zip(self.levels, later.levels, strict=True)
-        levels = tuple(torch.cat(pair, dim=1) for pair in pairs)
-        if self.context is None or later.context is None:
-            return FeatureMaps(levels, None)
-        return FeatureMaps(levels, torch.cat([self.context, later.context], dim=1))
+    @classmethod
+    def joined(cls, parts: Sequence[FeatureMaps]) -> FeatureMaps:
+        """The frames of several, one after the other."""
+        levels = zip(*(part.levels for part in parts), strict=True)
+        contexts = [part.context for part in parts if part.context is not None]
+        context = torch.cat(contexts, dim=1) if contexts else None
+        return cls(tuple(torch.cat(level, dim=1) for level in levels), context)
 
 
 class FeatureEncoder(nn.Module):

@@ -78,6 +78,11 @@ class DynPT(nn.Module):
             maps, support, queries, iterations=iterations, initial=initial, valid=valid
         )
 
+    @property
+    def device(self) -> torch.device:
+        """Where the weights lie."""
+        return self.updater.embed.weight.device
+
     def encode(self, rgb: Tensor, tokens: Tensor | None = None) -> FeatureMaps:
         """Feature maps of frames (B, T, 3, H, W), each frame by itself."""
         flat = None if tokens is None else tokens.flatten(0, 1)

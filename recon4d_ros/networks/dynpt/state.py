@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import torch
@@ -38,7 +39,7 @@ class TrackState:
 
     def detached(self) -> TrackState:
         """The same values, apart from the graph that made them."""
-        return TrackState(*(getattr(self, field.name).detach() for field in fields(self)))
+        return self._each(lambda part, _: part.detach())
 
     def moved(self, step: Tensor, logit_steps: Tensor) -> TrackState:
         """After steps (B, T, N, 2) px, and (B, T, N, 3) of the logits."""
@@ -49,3 +50,19 @@ class TrackState:
         """(B, N) logit of the point moving in the window, the mean weighted by visibility."""
         weight = torch.sigmoid(self.visibility_logit)
         return (weight * self.mobility_logit).sum(dim=1) / weight.sum(dim=1).clamp(min=1e-6)
+
+    def frames(self, which: Tensor) -> TrackState:
+        """Those of some frames, (F,) int64."""
+        return self._each(lambda part, _: part[:, which])
+
+    def replaced(self, rows: Tensor, other: TrackState) -> TrackState:
+        """With the tracks (N,) bool of another state."""
+        return self._each(
+            lambda part, name: torch.where(
+                rows[:, None] if name == "uv" else rows, getattr(other, name), part
+            )
+        )
+
+    def _each(self, change: Callable[[Tensor, str], Tensor]) -> TrackState:
+        names = [field.name for field in fields(self)]
+        return TrackState(*(change(getattr(self, name), name) for name in names))

@@ -11,6 +11,7 @@ from recon4d_ros.config import Config, PomatoConfig
 from recon4d_ros.errors import ConfigError, ModelError
 from recon4d_ros.networks.pomato import PomatoNet
 from recon4d_ros.networks.pomato.onnx_runtime import OnnxPomato
+from recon4d_ros.predictors.devices import choose_device
 from recon4d_ros.predictors.pomato.engine import Engine
 from recon4d_ros.predictors.pomato.image_size import network_size
 from recon4d_ros.predictors.pomato.memory import Footprint
@@ -68,7 +69,7 @@ def _check_pairwise(config: Config, length: int | None) -> None:
 
 def _engine(config: Config, check: _Check) -> Engine:
     """The network that the configuration names on its device; `check` says whether it will do."""
-    device = choose_device(config.pomato.device)
+    device = choose_device(config.pomato.device, "pomato.device")
     dtype = _dtype(config.pomato, device)
     if not config.pomato.model:
         raise ModelError(
@@ -78,27 +79,6 @@ def _engine(config: Config, check: _Check) -> Engine:
     if config.pomato.runtime == "onnx":
         return _onnx_engine(config, device, check)
     return _torch_engine(config, device, dtype, check)
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of a name: auto, cpu, cuda or cuda:N.
-
-    Raises:
-        ConfigError: there is no such device on this machine.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    kind, _, number = name.partition(":")
-    if kind not in ("cpu", "cuda") or (number and not (kind == "cuda" and number.isdecimal())):
-        raise ConfigError(f"pomato.device={name!r} is refused; expected auto, cpu, cuda or cuda:N")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if kind == "cuda" and int(number or 0) >= count:
-        raise ConfigError(
-            f"pomato.device={name} does not exist: this machine has {count} CUDA devices for "
-            f"torch {torch.__version__}; set pomato.device=cpu, or install the build for CUDA "
-            "(make setup GPU=1)"
-        )
-    return torch.device(name)
 
 
 def _dtype(config: PomatoConfig, device: torch.device) -> torch.dtype:

@@ -1,0 +1,1 @@
+"""DynPT as a `PointTracker`."""

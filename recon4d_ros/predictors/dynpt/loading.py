@@ -1,0 +1,40 @@
+"""Makes the tracker that a configuration names."""
+
+from __future__ import annotations
+
+from recon4d_ros.config import Config
+from recon4d_ros.errors import ConfigError, ModelError
+from recon4d_ros.networks.dynpt import checkpoint
+from recon4d_ros.networks.dynpt.sizes import PATCH
+from recon4d_ros.predictors.devices import choose_device
+from recon4d_ros.predictors.dynpt.network import TrackNetwork
+from recon4d_ros.predictors.dynpt.tracker import DynPTTracker
+
+
+def load_tracker(config: Config) -> DynPTTracker:
+    """The tracker with its network on its device.
+
+    Raises:
+        ConfigError: the device does not exist, or a parameter does not fit.
+        ModelError: there is no model, its file cannot be used, or it needs the tokens of another
+            network.
+    """
+    settings = config.tracker
+    if not settings.model:
+        raise ModelError(
+            "tracker.model is empty; set it to a DynPT checkpoint (.safetensors), or set "
+            "tracker.name=klt, which needs none"
+        )
+    if settings.long_side % PATCH:
+        raise ConfigError(
+            f"tracker.long_side={settings.long_side} is no multiple of {PATCH}; set it to "
+            f"{PATCH * max(2, round(settings.long_side / PATCH))}"
+        )
+    device = choose_device(settings.device, "tracker.device")
+    network: TrackNetwork = checkpoint.load(settings.model, device).requires_grad_(False)
+    if network.config.needs_tokens:
+        raise ModelError(
+            f"{settings.model} needs the tokens of a 3D-aware encoder, which no predictor hands "
+            "to a tracker; give a network whose context is made of convolutions"
+        )
+    return DynPTTracker(network, settings)
