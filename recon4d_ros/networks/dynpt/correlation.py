@@ -34,7 +34,7 @@ class CorrelationReader(nn.Module):
         return torch.cat(read, dim=-1)
 
     def _read(self, correlation: Tensor) -> Tensor:
-        out: Tensor = self.out(functional.gelu(self.hidden(correlation)))
+        out: Tensor = self.out(functional.relu(self.hidden(correlation)))
         return out
 
 

@@ -38,6 +38,7 @@ class DynPTConfig:
         displacement_octaves: wavelengths that code the step from frame to frame.
         hidden: width of the transformer.
         heads: of its attentions.
+        mlp_ratio: width of the hidden layers of its MLPs over its own.
         layers: pairs of one layer over time and one over space.
         virtual_tracks: learned tracks through which the others see each other.
         has_global_motion: one more of these holds the median motion of the image's regions.
@@ -61,6 +62,7 @@ class DynPTConfig:
     displacement_octaves: int = 10
     hidden: int = 384
     heads: int = 8
+    mlp_ratio: int = 4
     layers: int = 3
     virtual_tracks: int = 64
     has_global_motion: bool = True
@@ -156,9 +158,11 @@ _TINY: dict[str, Any] = _SMALL | {
     "context_width": 48,
     "context_feature_width": 16,
     "query_radius": 1,
+    "target_radius": 2,
     "correlation_hidden": 96,
     "correlation_width": 48,
     "hidden": 96,
+    "mlp_ratio": 2,
     "layers": 2,
     "virtual_tracks": 8,
     "frames": 8,

@@ -11,7 +11,6 @@ from torch.nn import functional
 
 from recon4d_ros.networks.dynpt.sizes import DynPTConfig
 
-_MLP_RATIO = 4
 # Finite, so that a clip without one known track gives numbers and not NaN.
 _MASKED = -1e9
 
@@ -19,7 +18,7 @@ _MASKED = -1e9
 class AttentionBlock(nn.Module):
     """Attention and MLP, each on normalised tokens and added to its input."""
 
-    def __init__(self, width: int, num_heads: int) -> None:
+    def __init__(self, width: int, num_heads: int, mlp_ratio: int) -> None:
         super().__init__()
         self.num_heads = num_heads
         self.norm_query = nn.LayerNorm(width)
@@ -28,8 +27,8 @@ class AttentionBlock(nn.Module):
         self.key_value = nn.Linear(width, 2 * width)
         self.out = nn.Linear(width, width)
         self.norm_mlp = nn.LayerNorm(width)
-        self.mlp_in = nn.Linear(width, _MLP_RATIO * width)
-        self.mlp_out = nn.Linear(_MLP_RATIO * width, width)
+        self.mlp_in = nn.Linear(width, mlp_ratio * width)
+        self.mlp_out = nn.Linear(mlp_ratio * width, width)
 
     def forward(self, x: Tensor, seen: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (F, M, D) look at tokens (F, K, D); mask (F, 1, 1, K) is added to the scores."""
@@ -39,9 +38,7 @@ class AttentionBlock(nn.Module):
             q, self._split(key), self._split(value), attn_mask=mask
         )
         x = x + self.out(found.transpose(1, 2).flatten(2))
-        out: Tensor = x + self.mlp_out(
-            functional.gelu(self.mlp_in(self.norm_mlp(x)), approximate="tanh")
-        )
+        out: Tensor = x + self.mlp_out(functional.relu(self.mlp_in(self.norm_mlp(x))))
         return out
 
     def _split(self, tokens: Tensor) -> Tensor:
@@ -51,12 +48,13 @@ class AttentionBlock(nn.Module):
 class SpaceTimeLayer(nn.Module):
     """One layer over time, then one over space through the virtual tracks."""
 
-    def __init__(self, width: int, num_heads: int) -> None:
+    def __init__(self, config: DynPTConfig) -> None:
         super().__init__()
-        self.over_time = AttentionBlock(width, num_heads)
-        self.gather = AttentionBlock(width, num_heads)
-        self.among_virtual = AttentionBlock(width, num_heads)
-        self.spread = AttentionBlock(width, num_heads)
+        sizes = (config.hidden, config.heads, config.mlp_ratio)
+        self.over_time = AttentionBlock(*sizes)
+        self.gather = AttentionBlock(*sizes)
+        self.among_virtual = AttentionBlock(*sizes)
+        self.spread = AttentionBlock(*sizes)
 
     def forward(self, tracks: Tensor, virtual: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Tracks (B, N, T, D), virtual ones (B, V, T, D), mask (B * T, 1, 1, N) of the former."""
@@ -82,7 +80,7 @@ class SpaceTimeTransformer(nn.Module):
         super().__init__()
         width = config.hidden
         self.virtual = nn.Parameter(0.02 * torch.randn(config.virtual_tracks, width))
-        layers = [SpaceTimeLayer(width, config.heads) for _ in range(config.layers)]
+        layers = [SpaceTimeLayer(config) for _ in range(config.layers)]
         self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(width)
 
