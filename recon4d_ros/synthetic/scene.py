@@ -29,6 +29,9 @@ class Pattern(Enum):
     PATCHES = "patches"
     CHECKER = "checker"
     STRIPES = "stripes"
+    POLYGONS = "polygons"
+    DISCS = "discs"
+    CLOUDS = "clouds"
 
 
 @dataclass(frozen=True)

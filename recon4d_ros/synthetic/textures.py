@@ -157,6 +157,44 @@ def _stripes(size: int, generator: torch.Generator) -> Tensor:
     return picture
 
 
+def _polygons(size: int, generator: torch.Generator) -> Tensor:
+    """Cells around random points, each of its own colour: large ones cut by small ones."""
+    return 0.6 * _cells_around(size, 40, generator) + 0.4 * _cells_around(size, 400, generator)
+
+
+def _cells_around(size: int, count: int, generator: torch.Generator) -> Tensor:
+    """Voronoi cells of `count` random points, periodic."""
+    points = torch.rand((count, 2), generator=generator)
+    axis = (torch.arange(size) + 0.5) / size
+    away = (axis[:, None, None] - points) % 1.0
+    squared = torch.minimum(away, 1.0 - away).square()
+    nearest = (squared[:, None, :, 1] + squared[None, :, :, 0]).argmin(dim=-1)
+    return _colours(count, generator)[nearest]
+
+
+def _discs(size: int, generator: torch.Generator) -> Tensor:
+    """Discs of random sizes that fell like leaves, large and small: edges as in photographs."""
+    picture = _colours(1, generator).expand(size, size, 3).clone()
+    count = 300
+    # Areas fall as radius^-3, which makes the picture look alike at every scale.
+    radius = 0.015 / (1.0 - 0.99 * torch.rand(count, generator=generator)).sqrt()
+    centre = torch.rand((count, 2), generator=generator)
+    axis = (torch.arange(size) + 0.5) / size
+    away = (axis[:, None, None] - centre) % 1.0
+    squared = torch.minimum(away, 1.0 - away).square()
+    for number, colour in enumerate(_colours(count, generator)):
+        reach = squared[:, None, number, 1] + squared[None, :, number, 0]
+        picture[reach < radius[number] ** 2] = colour
+    return picture
+
+
+def _clouds(size: int, generator: torch.Generator) -> Tensor:
+    """Noise in which large forms dominate, stretched to the whole range."""
+    smooth = _noise(size, generator, first=2)
+    low, high = smooth.amin(), smooth.amax()
+    return 0.1 + 0.8 * (smooth - low) / (high - low)
+
+
 def _colours(count: int, generator: torch.Generator) -> Tensor:
     """Greys (count, 3) of different brightness and a touch of colour."""
     brightness = 0.25 + 0.6 * torch.rand((count, 1), generator=generator)
@@ -170,4 +208,7 @@ _PAINTERS = {
     Pattern.PATCHES: _patches,
     Pattern.CHECKER: _checker,
     Pattern.STRIPES: _stripes,
+    Pattern.POLYGONS: _polygons,
+    Pattern.DISCS: _discs,
+    Pattern.CLOUDS: _clouds,
 }
