@@ -1,0 +1,192 @@
+"""Clips by number: endless, seeded, the same in whatever batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from recon4d_ros.datatypes.clips import Clips
+from recon4d_ros.errors import ConfigError
+from recon4d_ros.synthetic.clips import dense, effects, tracks
+from recon4d_ros.synthetic.clips.casting import Hits, cast
+from recon4d_ros.synthetic.clips.dice import Dice
+from recon4d_ros.synthetic.clips.effects import Effects
+from recon4d_ros.synthetic.clips.labels import SolidLabels, solid_labels
+from recon4d_ros.synthetic.clips.library import library
+from recon4d_ros.synthetic.clips.motion import Views, views
+from recon4d_ros.synthetic.clips.sampling import CAMERA_KINDS, draw_world
+from recon4d_ros.synthetic.clips.settings import ClipSettings
+from recon4d_ros.synthetic.clips.shading import shade
+from recon4d_ros.synthetic.clips.tracks import Material, Path, Queries
+from recon4d_ros.synthetic.clips.world import World
+
+# Moments of an open shutter that a blurred picture is the mean of, share of the exposure.
+_MOMENTS = (-0.375, -0.125, 0.125, 0.375)
+
+
+@dataclass(frozen=True, eq=False)
+class ClipTruth:
+    """Everything about B clips but their pictures.
+
+    Attributes:
+        world, view: the scenes, and where everything is in each frame.
+        hits: what the pixels see.
+        labels: of the solids.
+        queries, material, path: of the tracks.
+        effects: still to be applied to the pictures.
+    """
+
+    world: World
+    view: Views
+    hits: Hits
+    labels: SolidLabels
+    queries: Queries
+    material: Material
+    path: Path
+    effects: Effects
+
+
+class ClipGenerator:
+    """Makes clips; equal settings, seeds and numbers give equal clips.
+
+    Pictures are equal on one device; between devices noise and rounding differ.
+    """
+
+    def __init__(
+        self,
+        settings: ClipSettings | None = None,
+        seed: int = 0,
+        device: torch.device | str = "cpu",
+    ) -> None:
+        self.settings = settings or ClipSettings()
+        self.seed = seed
+        self.device = torch.device(device)
+        self._library = library(
+            self.settings.num_textures, self.settings.texture_size, seed, self.device
+        )
+
+    @torch.no_grad()
+    def clips(self, first: int, count: int, *, dense_motion: bool = False) -> Clips:
+        """Clips number `first` to `first + count - 1`.
+
+        Args:
+            first: number of the first clip, from 0.
+            count: how many.
+            dense_motion: give `flow` and `scene_flow` of every pixel too.
+
+        Raises:
+            ConfigError: a number below 0, or no clip.
+        """
+        if first < 0 or count < 1:
+            raise ConfigError(
+                f"clips {first} to {first + count - 1}: expected 0 <= first, one clip"
+            )
+        # One at a time on a CPU, where a clip keeps all cores busy and its pictures fit the cache.
+        step = 1 if self.device.type == "cpu" else count
+        parts = [
+            self._make(range(start, min(start + step, first + count)), dense_motion)
+            for start in range(first, first + count, step)
+        ]
+        return parts[0] if len(parts) == 1 else _joined(parts)
+
+    def truth(self, numbers: range) -> ClipTruth:
+        """What happens in the clips of these numbers."""
+        settings = self.settings
+        dice = Dice(self.seed, numbers, self.device)
+        world = draw_world(settings, dice)
+        spoilt = effects.draw_effects(settings, dice)
+        times = torch.arange(settings.num_frames, dtype=torch.float64, device=self.device)
+        view = views(world, times.expand(len(numbers), -1))
+        hits = cast(world, view, settings.size)
+        labels = solid_labels(world, view, settings.label_rule)
+        queries = tracks.draw_queries(settings, dice, hits, labels.moves_in_clip)
+        material = tracks.material_points(world, view, queries)
+        path = tracks.track(world, view, settings.size, material)
+        return ClipTruth(world, view, hits, labels, queries, material, path, spoilt)
+
+    def _make(self, numbers: range, dense_motion: bool) -> Clips:
+        truth = self.truth(numbers)
+        colours = self._colours(truth)
+        rgb = effects.expose(colours, truth.effects, Dice(self.seed, numbers, self.device))
+        labels, solid = truth.labels, truth.material.solid
+        frames = (len(numbers), self.settings.num_frames)
+        in_frame = solid[:, None].expand(-1, frames[1], -1)
+        motion = dense.dense_motion(truth.world, truth.view, truth.hits) if dense_motion else None
+        return Clips(
+            rgb=rgb,
+            queries=torch.cat([truth.queries.frame[..., None], truth.queries.uv], -1).float(),
+            tracks=truth.path.uv.float(),
+            visibility=truth.path.is_seen,
+            moves_in_clip=labels.moves_in_clip.gather(1, solid),
+            moves_in_frame=labels.moves_in_frame.gather(2, in_frame),
+            is_judged=labels.is_judged.gather(1, solid),
+            object_ids=solid,
+            camera_motion=tuple(CAMERA_KINDS[k] for k in truth.world.camera_kind.tolist()),
+            T_world_cam=truth.view.T_world_cam,
+            K=truth.world.K,
+            depth=truth.hits.depth.view(*frames, *self.settings.size),
+            dynamic_mask=_dynamic_mask(truth),
+            flow=None if motion is None else motion.flow,
+            scene_flow=None if motion is None else motion.scene_flow,
+        )
+
+    def _colours(self, truth: ClipTruth) -> Tensor:
+        """(B, T, 3, H, W) float32, blurred by motion where the shutter is open for long."""
+        T = self.settings.num_frames
+        times = torch.arange(T, dtype=torch.float64, device=self.device)
+        blurred = (truth.effects.shutter > 0).nonzero().squeeze(-1)
+        sharp = (truth.effects.shutter == 0).nonzero().squeeze(-1)
+        B = len(truth.world.K)
+        colours = torch.empty((B, T, 3, *self.settings.size), device=self.device)
+        if len(sharp):
+            world, view = truth.world.of(sharp), truth.view.of(sharp)
+            colours[sharp] = self._shaded(world, view, truth.hits.of(sharp, T))
+        if len(blurred):
+            world, shutter = truth.world.of(blurred), truth.effects.shutter[blurred]
+            total = torch.zeros_like(colours[blurred])
+            for moment in _MOMENTS:
+                view = views(world, times + moment * shutter[:, None])
+                total += self._shaded(world, view, cast(world, view, self.settings.size))
+            colours[blurred] = total / len(_MOMENTS)
+        return colours
+
+    def _shaded(self, world: World, view: Views, hits: Hits) -> Tensor:
+        colours = shade(world, view, hits, self._library)
+        clips = colours.view(3, len(world.K), -1, *colours.shape[2:])
+        return clips.permute(1, 2, 0, 3, 4)
+
+
+def _dynamic_mask(truth: ClipTruth) -> Tensor:
+    """(B, T, H, W) bool."""
+    moves = truth.labels.moves_in_frame
+    solid = truth.hits.solid.view(*moves.shape[:2], -1).long()
+    mask = moves.gather(2, solid)
+    return mask.view(*moves.shape[:2], *truth.hits.depth.shape[1:])
+
+
+def _joined(parts: list[Clips]) -> Clips:
+    """One batch of several."""
+
+    def join(name: str) -> Tensor:
+        return torch.cat([getattr(part, name) for part in parts])
+
+    has_motion = parts[0].flow is not None
+    return Clips(
+        rgb=join("rgb"),
+        queries=join("queries"),
+        tracks=join("tracks"),
+        visibility=join("visibility"),
+        moves_in_clip=join("moves_in_clip"),
+        moves_in_frame=join("moves_in_frame"),
+        is_judged=join("is_judged"),
+        object_ids=join("object_ids"),
+        camera_motion=tuple(kind for part in parts for kind in part.camera_motion),
+        T_world_cam=join("T_world_cam"),
+        K=join("K"),
+        depth=join("depth"),
+        dynamic_mask=join("dynamic_mask"),
+        flow=join("flow") if has_motion else None,
+        scene_flow=join("scene_flow") if has_motion else None,
+    )
