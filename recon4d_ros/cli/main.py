@@ -30,6 +30,7 @@ COMMANDS = {
     "config": "recon4d_ros.cli.config",
     "models": "recon4d_ros.cli.models",
     "export": "recon4d_ros.cli.export",
+    "clips": "recon4d_ros.cli.clips",
 }
 
 _EPILOG = """examples:
