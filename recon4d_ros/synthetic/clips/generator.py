@@ -15,7 +15,9 @@ from recon4d_ros.synthetic.clips.dice import Dice
 from recon4d_ros.synthetic.clips.effects import Effects
 from recon4d_ros.synthetic.clips.labels import SolidLabels, solid_labels
 from recon4d_ros.synthetic.clips.library import library
+from recon4d_ros.synthetic.clips.looks import looks
 from recon4d_ros.synthetic.clips.motion import Views, views
+from recon4d_ros.synthetic.clips.pictures import Pictures, pictures
 from recon4d_ros.synthetic.clips.sampling import CAMERA_KINDS, draw_world
 from recon4d_ros.synthetic.clips.settings import ClipSettings
 from recon4d_ros.synthetic.clips.shading import shade
@@ -24,6 +26,8 @@ from recon4d_ros.synthetic.clips.world import World
 
 # Moments of an open shutter that a blurred picture is the mean of, share of the exposure.
 _MOMENTS = (-0.375, -0.125, 0.125, 0.375)
+
+_PICTURES_IN_CACHE = 2
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +103,7 @@ class ClipGenerator:
         spoilt = effects.draw_effects(settings, dice)
         times = torch.arange(settings.num_frames, dtype=torch.float64, device=self.device)
         view = views(world, times.expand(len(numbers), -1))
-        hits = cast(world, view, settings.size)
+        hits = self._cast(pictures(world, view, torch.float32))
         labels = solid_labels(world, view, settings.label_rule)
         queries = tracks.draw_queries(settings, dice, hits, labels.moves_in_clip)
         material = tracks.material_points(world, view, queries)
@@ -136,26 +140,42 @@ class ClipGenerator:
         """(B, T, 3, H, W) float32, blurred by motion where the shutter is open for long."""
         T = self.settings.num_frames
         times = torch.arange(T, dtype=torch.float64, device=self.device)
-        blurred = (truth.effects.shutter > 0).nonzero().squeeze(-1)
-        sharp = (truth.effects.shutter == 0).nonzero().squeeze(-1)
-        B = len(truth.world.K)
-        colours = torch.empty((B, T, 3, *self.settings.size), device=self.device)
+        shutter = truth.effects.shutter
+        blurred, sharp = (shutter > 0).nonzero().squeeze(-1), (shutter == 0).nonzero().squeeze(-1)
+        colours = torch.empty((len(shutter), T, 3, *self.settings.size), device=self.device)
         if len(sharp):
-            world, view = truth.world.of(sharp), truth.view.of(sharp)
-            colours[sharp] = self._shaded(world, view, truth.hits.of(sharp, T))
+            of_frames = (sharp[:, None] * T + times.long()).flatten()
+            hits = truth.hits.of(of_frames)
+            colours[sharp] = self._shaded(truth.world.of(sharp), truth.view.of(sharp), hits)
         if len(blurred):
-            world, shutter = truth.world.of(blurred), truth.effects.shutter[blurred]
-            total = torch.zeros_like(colours[blurred])
-            for moment in _MOMENTS:
-                view = views(world, times + moment * shutter[:, None])
-                total += self._shaded(world, view, cast(world, view, self.settings.size))
-            colours[blurred] = total / len(_MOMENTS)
+            world = truth.world.of(blurred)
+            moments = [times + moment * shutter[blurred, None] for moment in _MOMENTS]
+            shots = [self._shaded(world, views(world, at)) for at in moments]
+            colours[blurred] = torch.stack(shots).mean(dim=0)
         return colours
 
-    def _shaded(self, world: World, view: Views, hits: Hits) -> Tensor:
-        colours = shade(world, view, hits, self._library)
-        clips = colours.view(3, len(world.K), -1, *colours.shape[2:])
-        return clips.permute(1, 2, 0, 3, 4)
+    def _shaded(self, world: World, view: Views, hits: Hits | None = None) -> Tensor:
+        """(B, T, 3, H, W), of hits that are known or else cast here."""
+        seen = pictures(world, view, torch.float32)
+        painted = looks(world, view, seen)
+        parts = []
+        for rows in self._portions(len(seen.K)):
+            part = seen.of(rows)
+            found = cast(part, self.settings.size) if hits is None else hits.of(rows)
+            parts.append(shade(part, painted.of(rows), found, self._library))
+        colours = torch.cat(parts, dim=1).view(3, len(world.K), -1, *self.settings.size)
+        return colours.permute(1, 2, 0, 3, 4)
+
+    def _cast(self, seen: Pictures) -> Hits:
+        parts = [cast(seen.of(rows), self.settings.size) for rows in self._portions(len(seen.K))]
+        return Hits(
+            torch.cat([part.depth for part in parts]), torch.cat([part.solid for part in parts])
+        )
+
+    def _portions(self, count: int) -> list[slice]:
+        """Pictures to work on at a time: few on a CPU, so that they stay in its cache."""
+        step = _PICTURES_IN_CACHE if self.device.type == "cpu" else count
+        return [slice(start, start + step) for start in range(0, count, step)]
 
 
 def _dynamic_mask(truth: ClipTruth) -> Tensor:

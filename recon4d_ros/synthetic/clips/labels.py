@@ -47,10 +47,8 @@ def solid_labels(world: World, view: Views, rule: LabelRule) -> SolidLabels:
 
 def relative_speeds(world: World, view: Views) -> Tensor:
     """(B, T - 1, S): largest step of a corner to the next frame, share of its distance."""
-    signs = torch.tensor([-1.0, 1.0], dtype=torch.float64, device=world.K.device)
-    corners = torch.cartesian_prod(signs, signs, signs) * world.solids.half_size[:, :, None]
     T = view.T_world_solid
-    points = corners[:, None] @ T[..., :3, :3].mT + T[..., None, :3, 3]
+    points = world.solids.corners()[:, None] @ T[..., :3, :3].mT + T[..., None, :3, 3]
     step = torch.linalg.vector_norm(points[:, 1:] - points[:, :-1], dim=-1).amax(dim=-1)
     away = T[..., :3, 3] - view.T_world_cam[:, :, None, :3, 3]
     distance = torch.linalg.vector_norm(away, dim=-1)[:, :-1]

@@ -25,6 +25,7 @@ class Library:
         left, top: (L,) where the picture of each level begins within its shelf, texels.
         edge: (L,) of the level.
         shelf: height of one picture with its copies, texels.
+        largest: edge of the pictures themselves, texels.
     """
 
     atlas: Tensor
@@ -32,34 +33,35 @@ class Library:
     top: Tensor
     edge: Tensor
     shelf: int
+    largest: float
 
     def sample(self, texture: Tensor, uv: tuple[Tensor, Tensor], level: Tensor) -> Tensor:
-        """Colours (3, ...) float32, blended between the two levels next to `level`.
+        """Colours (3, P) float32, blended between the two levels next to `level`.
 
         Args:
-            texture: (...) int64, which picture.
-            uv: two of (...), tiles; whole numbers fall on the same place.
-            level: (...) logarithm to base 2 of the pixel's footprint in texels.
+            texture: (P,) int64, which picture.
+            uv: two of (P,), tiles; whole numbers fall on the same place.
+            level: (P,) logarithm to base 2 of the pixel's footprint in texels.
         """
         last = len(self.edge) - 1
         level = level.clamp(0.0, float(last))
         fine = level.floor()
+        shelf = texture.float().mul_(self.shelf)
         inside = (uv[0] - uv[0].floor(), uv[1] - uv[1].floor())
-        shelf = (texture * self.shelf).float()
-        first = self._at(shelf, inside, fine.long())
-        second = self._at(shelf, inside, (fine.long() + 1).clamp(max=last))
-        return torch.lerp(first, second, level - fine)
+        first = self._at(shelf, inside, fine.int())
+        second = self._at(shelf, inside, (fine.int() + 1).clamp_(max=last))
+        return first.lerp_(second, level.sub_(fine))
 
     def _at(self, shelf: Tensor, inside: tuple[Tensor, Tensor], level: Tensor) -> Tensor:
-        """Bilinear colours (3, ...) of one level."""
-        edge = self.edge[level]
+        """Bilinear colours (3, P) of one level."""
+        edge = self.edge.index_select(0, level)
         height, width = self.atlas.shape[2:]
         # Coordinates of texel centres are half numbers, which is what grid_sample counts in.
-        x = (self.left[level] + inside[0] * edge) * (2.0 / width) - 1.0
-        y = (shelf + self.top[level] + inside[1] * edge) * (2.0 / height) - 1.0
-        grid = torch.stack([x, y], dim=-1).view(1, 1, -1, 2)
-        colours = functional.grid_sample(self.atlas, grid, align_corners=False)
-        return colours.view(3, *level.shape)
+        x = torch.addcmul(self.left.index_select(0, level), inside[0], edge)
+        y = torch.addcmul(self.top.index_select(0, level), inside[1], edge).add_(shelf)
+        grid = torch.stack([x.mul_(2.0 / width).sub_(1.0), y.mul_(2.0 / height).sub_(1.0)], dim=-1)
+        colours = functional.grid_sample(self.atlas, grid.view(1, 1, -1, 2), align_corners=False)
+        return colours.view(3, -1)
 
 
 @lru_cache(maxsize=4)
@@ -84,10 +86,11 @@ def library(count: int, size: int, seed: int, device: torch.device) -> Library:
     edges = [float(level.shape[-1]) for level in levels]
     return Library(
         stacked.contiguous().to(device),
-        torch.tensor(left, device=device),
-        torch.tensor(top, device=device),
+        torch.tensor(left, dtype=torch.float32, device=device),
+        torch.tensor(top, dtype=torch.float32, device=device),
         torch.tensor(edges, device=device),
         shelf,
+        edges[0],
     )
 
 

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from recon4d_ros.synthetic.clips.casting import Hits, Lens, lens
+from recon4d_ros.synthetic.clips.casting import Hits
 from recon4d_ros.synthetic.clips.library import Library
-from recon4d_ros.synthetic.clips.motion import Views
+from recon4d_ros.synthetic.clips.looks import AMBIENT, DIFFUSE, NUM_SIDES, Looks
+from recon4d_ros.synthetic.clips.pictures import Pictures
 from recon4d_ros.synthetic.clips.shapes import Axes
-from recon4d_ros.synthetic.clips.world import Kind, World
+from recon4d_ros.synthetic.clips.world import Kind
 
-_AMBIENT, _DIFFUSE = 0.62, 0.5
+# Beyond this slant (cosine) the pixels' width on the surface is no longer followed.
 _LEAST_SLANT = 0.04
-_SIDES = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,208 +24,135 @@ class Points:
     """Material points of solids.
 
     Attributes:
-        row: (P,) int64, position in the table of solids (B S).
-        side: (P,) int64 in 0..5: -x, -y, -z, x, y, z.
+        row: (P,) int32, which solid, counted through all F S.
+        side: (P,) int32, which side, counted through all F S 6.
         unit: coordinates in the unit frame, each (P,).
+        on_side: (P,) along both axes of the side, units.
     """
 
     row: Tensor
     side: Tensor
     unit: Axes
+    on_side: tuple[Tensor, Tensor]
 
 
-@dataclass(frozen=True, eq=False)
-class _Slant:
-    """How P hit points face the light and the camera.
-
-    Attributes:
-        light: (P,) brightness.
-        distance: (P,) of the camera from the plane that touches the surface there.
-    """
-
-    light: Tensor
-    distance: Tensor
-
-
-def shade(world: World, view: Views, hits: Hits, library: Library) -> Tensor:
+def shade(pictures: Pictures, looks: Looks, hits: Hits, library: Library) -> Tensor:
     """Colours (3, F, H, W) float32, about [0, 1]: texture times light and shadow."""
-    rays = lens(world, view, torch.float32)
-    cam = _camera_points(world, hits)
-    S = world.solids.kind.shape[1]
-    picture = torch.arange(len(hits.depth), device=cam.z.device).view(-1, 1, 1)
-    seen = (hits.solid + picture * S).flatten()
-    unit = _unit_points(rays, seen, cam)
-    clip = torch.div(picture, view.phase.shape[1], rounding_mode="floor")
-    points = sided_points(world, (hits.solid + clip * S).flatten(), unit)
-    slant = _slant(world, view, rays, points, seen)
-    colour = paint(world, points, library, _footprint(world, hits, cam, slant))
-    light = slant.light * _shadows(world, view, hits, cam)
-    return (colour * light).view(3, *hits.depth.shape)
+    cam = _camera_points(pictures, hits)
+    F, S = pictures.kind.shape
+    first = torch.arange(0, F * S, S, dtype=torch.int32, device=cam.z.device)
+    row = (hits.solid + first[:, None, None]).flatten()
+    points = sided_points(pictures, row, _unit_points(pictures, row, cam))
+    light, distance = _pick(looks.light, points.side), _pick(looks.distance, points.side)
+    _bend(pictures, looks, points, light, distance)
+    length = (cam.x.square() + cam.y.square()).addcmul_(cam.z, cam.z).sqrt_()
+    cosine = (distance / length).clamp_(min=_LEAST_SLANT)
+    focal = pictures.K[:, 0, 0].float().repeat_interleave(len(cam.z) // F)
+    # Geometric mean of the pixel's extents across and along the slope.
+    footprint = cam.z * cosine.rsqrt_() / focal
+    colour = paint(looks, points, library, footprint)
+    colour *= light
+    _darken(looks, hits, cam, colour)
+    return colour.view(3, *hits.depth.shape)
 
 
-def sided_points(world: World, row: Tensor, unit: Axes) -> Points:
-    """Material points with the sides they lie on; a ball is seen as the cube around it."""
-    kind = world.solids.kind.flatten()[row]
-    is_flat = kind >= Kind.QUAD
-    ax, ay, az = (each.abs() for each in unit)
-    is_z = (az > torch.maximum(ax, ay)) | is_flat
+def sided_points(pictures: Pictures, row: Tensor, unit: Axes) -> Points:
+    """Points (P,) with the sides they lie on; a ball is seen as the cube around it."""
+    is_flat = _pick(pictures.kind >= Kind.QUAD, row)
+    x, y, z = unit
+    ax, ay, az = x.abs(), y.abs(), z.abs()
+    wide = torch.maximum(ax, ay)
+    is_z = (az > wide) | is_flat
     is_y = (ay > ax) & ~is_z
-    along = torch.where(is_z, unit.z, torch.where(is_y, unit.y, unit.x))
+    along = torch.where(is_z, z, torch.where(is_y, y, x))
     # Both faces of a quad show the same picture.
-    side = torch.where(is_z, 2, is_y.long()) + 3 * ((along > 0) | is_flat)
-    return Points(row, side, unit)
+    side = row * NUM_SIDES + is_y + 2 * is_z.int() + 3 * ((along > 0) | is_flat)
+    push = torch.where(is_flat, 1.0, torch.maximum(wide, az).reciprocal_())
+    across = torch.where(is_z | is_y, x, y) * push
+    down = torch.where(is_z, y, z) * push
+    return Points(row, side, unit, (across, down))
 
 
-def paint(world: World, points: Points, library: Library, footprint: Tensor) -> Tensor:
+def paint(looks: Looks, points: Points, library: Library, footprint: Tensor) -> Tensor:
     """Colours (3, P) without light of points seen with pixels `footprint` (P,) metres wide."""
-    surfaces = world.surfaces
-    at = points.row * _SIDES + points.side
-    tiles = _column(surfaces.tiles)[at]
-    u, v = _metres_on_side(world, points)
-    u = u * tiles + _column(surfaces.offset[..., 0])[at]
-    v = v * tiles + _column(surfaces.offset[..., 1])[at]
-    level = torch.log2(footprint * tiles * library.edge[0])
-    picture = library.sample(surfaces.texture.flatten()[at], (u, v), level)
-    grey = picture.mean(dim=0)
-    varied = _column(surfaces.saturation)[at] * (picture - grey) + (grey - 0.5)
-    base = torch.stack([_column(each)[at] for each in surfaces.base.unbind(-1)])
-    return torch.addcmul(base, _column(surfaces.contrast)[at], varied).clamp(0.02, 1.0)
+    side = points.side
+    u, v = (
+        torch.addcmul(_pick(offset, side), at, _pick(scale, side))
+        for offset, scale, at in zip(looks.offset, looks.scale, points.on_side, strict=True)
+    )
+    level = torch.log2(footprint * _pick(looks.density, side) * library.largest)
+    picture = library.sample(_pick(looks.texture, side), (u, v), level)
+    grey = picture.mean(dim=0).mul_(_pick(looks.grey, side))
+    vivid = _pick(looks.vivid, side)
+    for channel, base in zip(picture, looks.base, strict=True):
+        channel.mul_(vivid).add_(grey).add_(_pick(base, side))
+    return picture.clamp_(0.02, 1.0)
 
 
-def _column(table: Tensor) -> Tensor:
-    return table.flatten().float()
+def _pick(table: Tensor, row: Tensor) -> Tensor:
+    """Numbers (P,) of a table at rows (P,), counted through all its axes."""
+    return table.reshape(-1).index_select(0, row)
 
 
-def _camera_points(world: World, hits: Hits) -> Axes:
+def _camera_points(pictures: Pictures, hits: Hits) -> Axes:
     """Hit points in the cameras, each coordinate (F H W,)."""
-    F, height, width = hits.depth.shape
-    K = world.K.repeat_interleave(F // len(world.K), 0)
+    height, width = hits.depth.shape[1:]
+    K = pictures.K
     x = (torch.arange(width, device=K.device) - K[:, 0, 2:]) / K[:, 0, :1]
     y = (torch.arange(height, device=K.device) - K[:, 1, 2:]) / K[:, 1, 1:2]
-    across = hits.depth * x[:, None, :].to(hits.depth)
-    along = hits.depth * y[:, :, None].to(hits.depth)
+    across = hits.depth * x[:, None, :].float()
+    along = hits.depth * y[:, :, None].float()
     return Axes(across.flatten(), along.flatten(), hits.depth.flatten())
 
 
-def _unit_points(rays: Lens, seen: Tensor, cam: Axes) -> Axes:
+def _unit_points(pictures: Pictures, row: Tensor, cam: Axes) -> Axes:
     """Hit points in the unit frames of their solids."""
-    matrix, origin = rays.matrix.flatten(0, 1), rays.origin.flatten(0, 1)
-    return Axes(
-        *(_affine(origin[:, axis], matrix[:, axis].unbind(-1), seen, cam) for axis in range(3))
-    )
-
-
-def _affine(constant: Tensor, factors: tuple[Tensor, ...], row: Tensor, point: Axes) -> Tensor:
-    """Constant + factors . point with the numbers of each point's own row."""
-    total = constant.contiguous()[row]
-    for factor, coordinate in zip(factors, point, strict=True):
-        total = total.addcmul_(factor.contiguous()[row], coordinate)
-    return total
-
-
-def _metres_on_side(world: World, points: Points) -> tuple[Tensor, Tensor]:
-    """Coordinates (P,) along the two other axes of the side."""
-    half = world.solids.half_size.flatten(0, 1).float()
-    x, y, z = (
-        each * half[:, axis].contiguous()[points.row] for axis, each in enumerate(points.unit)
-    )
-    axis = points.side % 3
-    is_ball = (world.solids.kind.flatten() == Kind.ELLIPSOID)[points.row]
-    ux, uy, uz = points.unit
-    top = torch.maximum(torch.maximum(ux.abs(), uy.abs()), uz.abs())
-    push = torch.where(is_ball, 1.0 / top, 1.0)
-    u = torch.where(axis == 0, y, x) * push
-    v = torch.where(axis == 2, y, z) * push
-    return u, v
-
-
-def _slant(world: World, view: Views, rays: Lens, points: Points, seen: Tensor) -> _Slant:
-    """Light and distance of the touching plane: by side, but by point where it is curved."""
-    lamp = _in_solids(world, view)
-    half = world.solids.half_size[:, None].expand_as(lamp).flatten(0, 1)
-    lamp = lamp.flatten(0, 1)
-    signs = torch.tensor([-1.0, 1.0], device=lamp.device)
-    facing = (signs[:, None] * lamp.unsqueeze(-2)).flatten(-2)
-    facing[:, 0] *= -1.0  # the room is seen from inside
-    is_flat = world.solids.kind.repeat_interleave(len(lamp) // len(world.K), 0) >= Kind.QUAD
-    facing = torch.where(is_flat.unsqueeze(-1), facing.abs(), facing)
-    signed = signs[:, None] * torch.where(is_flat[..., None], 0.0, 1.0)[..., None]
-    plane = (half.unsqueeze(-2) * (signed - rays.origin.unsqueeze(-2)).abs()).flatten(-2)
-    at = seen * _SIDES + points.side
-    light = _column(_AMBIENT + _DIFFUSE * facing.clamp(min=0.0))[at]
-    distance = _column(plane)[at]
-    _bend(world, view, rays, points, seen, light, distance)
-    return _Slant(light, distance)
-
-
-def _in_solids(world: World, view: Views) -> Tensor:
-    """Directions (B, T, S, 3) to the lamps in the frames of the solids."""
-    lamp = world.surfaces.light[:, None, None, :, None]
-    return (view.T_world_solid[..., :3, :3].mT @ lamp).squeeze(-1)
+    coordinates = []
+    for axis in range(3):
+        total = _pick(pictures.origin[..., axis], row)
+        for column, coordinate in enumerate(cam):
+            total.addcmul_(_pick(pictures.matrix[..., axis, column], row), coordinate)
+        coordinates.append(total)
+    return Axes(*coordinates)
 
 
 def _bend(
-    world: World,
-    view: Views,
-    rays: Lens,
-    points: Points,
-    seen: Tensor,
-    light: Tensor,
-    distance: Tensor,
+    pictures: Pictures, looks: Looks, points: Points, light: Tensor, distance: Tensor
 ) -> None:
-    """Write light and distance of the points on balls and bent quads, in place."""
-    kind = world.solids.kind.flatten()[points.row]
-    rows = ((kind == Kind.ELLIPSOID) | (kind == Kind.BENT_QUAD)).nonzero().squeeze(-1)
-    at, unit = seen[rows], torch.stack([each[rows] for each in points.unit], dim=-1)
-    number, phase = rays.number.flatten()[at], rays.phase.flatten()[at]
-    slope = -number * torch.cos(number * unit[:, 0] + phase)
+    """Write light and distance of the touching plane of points on balls and waves, in place."""
+    curved = (pictures.kind == Kind.ELLIPSOID) | (pictures.kind == Kind.BENT_QUAD)
+    rows = _pick(curved, points.row).nonzero().squeeze(-1)
+    at = points.row[rows]
+    unit = torch.stack([each[rows] for each in points.unit], dim=-1)
+    number = _pick(pictures.number, at)
+    slope = -number * torch.cos(number * unit[:, 0] + _pick(pictures.phase, at))
     wavy = torch.stack([slope, torch.zeros_like(slope), torch.ones_like(slope)], dim=-1)
-    is_ball = (kind[rows] == Kind.ELLIPSOID).unsqueeze(-1)
-    half = world.solids.half_size.flatten(0, 1).float()[points.row[rows]]
-    normal = torch.nn.functional.normalize(torch.where(is_ball, unit, wavy) / half, dim=-1)
-    lamp = _in_solids(world, view).flatten(0, 2).float()[at]
-    facing = (normal * lamp).sum(dim=-1)
-    facing = torch.where(is_ball.squeeze(-1), facing, facing.abs()).clamp(min=0.0)
-    light[rows] = _AMBIENT + _DIFFUSE * facing
-    away = (rays.origin.flatten(0, 1)[at] - unit) * half
+    is_ball = _pick(pictures.kind == Kind.ELLIPSOID, at)
+    half = looks.half_size.flatten(0, 1)[at]
+    normal = functional.normalize(torch.where(is_ball[:, None], unit, wavy) / half, dim=-1)
+    facing = (normal * looks.lamp.flatten(0, 1)[at]).sum(dim=-1)
+    facing = torch.where(is_ball, facing, facing.abs()).clamp(min=0.0)
+    light[rows] = AMBIENT + DIFFUSE * facing
+    away = (pictures.origin.flatten(0, 1)[at] - unit) * half
     distance[rows] = (normal * away).sum(dim=-1).abs()
 
 
-def _footprint(world: World, hits: Hits, cam: Axes, slant: _Slant) -> Tensor:
-    """Width (P,) of the pixels on the surfaces, metres: geometric mean of both directions."""
-    focal = world.K[:, 0, 0].float().repeat_interleave(len(cam.z) // len(world.K))
-    length = (cam.x.square() + cam.y.square() + cam.z.square()).sqrt()
-    cosine = (slant.distance / length).clamp(min=_LEAST_SLANT)
-    return cam.z / (focal * cosine.sqrt())
-
-
-def _shadows(world: World, view: Views, hits: Hits, cam: Axes) -> Tensor:
-    """Brightness (P,) below the solids that throw a dark blob; 1 elsewhere."""
-    strength = world.surfaces.shadow
-    if not bool((strength > 0).any()):
-        return torch.ones_like(cam.z)
-    x, y, z = _world_points(view, hits, cam)
-    T = view.phase.shape[1]
-    caster = world.surfaces.shadow_solid
-    pick = caster[:, None, :, None].expand(-1, T, -1, 3)
-    centre = view.T_world_solid[..., :3, 3].gather(2, pick).float()
-    half = world.solids.half_size[..., :2].mean(dim=-1).gather(1, caster)
-    total = torch.ones_like(x)
-    for blob in range(caster.shape[1]):
-        cx, cy, cz = (each[..., None, None] for each in centre[:, :, blob].unbind(-1))
-        wide = (1.3 * half[:, blob, None, None, None].float()).square()
-        dark = strength[:, blob, None, None, None].float() * (z < cz)
-        total = total * (1.0 - dark * (-((x - cx).square() + (y - cy).square()) / wide).exp())
-    return total.flatten()
-
-
-def _world_points(view: Views, hits: Hits, cam: Axes) -> Axes:
-    """Hit points in the world, each coordinate (B, T, H, W)."""
-    shape = (*view.phase.shape[:2], *hits.depth.shape[1:])
-    x, y, z = (each.view(shape) for each in cam)
-    T = view.T_world_cam[..., None, None].float()
-    axes = (
-        T[:, :, axis, 0] * x + T[:, :, axis, 1] * y + T[:, :, axis, 2] * z + T[:, :, axis, 3]
+def _darken(looks: Looks, hits: Hits, cam: Axes, colour: Tensor) -> None:
+    """Darken (3, P) what lies below solids that throw a shadow, in place."""
+    if not bool((looks.blob[..., 4] > 0).any()):
+        return
+    T = looks.T_world_cam[..., None, None]
+    shape = hits.depth.shape
+    point = [each.view(shape) for each in cam]
+    x, y, z = (
+        (T[:, axis, 3] + T[:, axis, 2] * point[2])
+        .addcmul_(T[:, axis, 1], point[1])
+        .addcmul_(T[:, axis, 0], point[0])
         for axis in range(3)
     )
-    return Axes(*axes)
+    brightness = torch.ones_like(x)
+    for cx, cy, cz, radius, strength in looks.blob[..., None, None].permute(1, 2, 0, 3, 4):
+        squared = (x - cx).square_().add_((y - cy).square_())
+        dark = squared.mul_(-1.0 / radius.square()).exp_().mul_(strength).mul_(z < cz)
+        brightness.addcmul_(brightness, dark, value=-1.0)
+    colour *= brightness.flatten()

@@ -9,9 +9,10 @@ from torch import Tensor
 from torch.nn import functional
 
 from recon4d_ros.geometry import camera, se3
-from recon4d_ros.synthetic.clips.casting import Hits, cast_rays, lens
+from recon4d_ros.synthetic.clips.casting import Hits, cast_rays
 from recon4d_ros.synthetic.clips.dice import Dice
 from recon4d_ros.synthetic.clips.motion import Views, deform
+from recon4d_ros.synthetic.clips.pictures import pictures
 from recon4d_ros.synthetic.clips.settings import ClipSettings
 from recon4d_ros.synthetic.clips.world import World
 
@@ -21,6 +22,8 @@ SAME_DEPTH = 0.01
 SILHOUETTE_PX = 2
 # Of the tracks on what stands, the rest lies on the room.
 _ON_STATIC_SOLIDS = 0.7
+# Late queries of one clip begin in so many frames.
+_LATE_FRAMES = 3
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,21 +72,30 @@ def draw_queries(settings: ClipSettings, dice: Dice, hits: Hits, moving: Tensor)
         moving: (B, S) bool, which solids move.
     """
     B, T, N = len(moving), settings.num_frames, settings.num_tracks
-    frame = dice.whole(0, T - 1, N) * dice.chance(settings.late_queries, N)
+    frames = _frames_to_query(settings, dice)
+    turn = dice.whole(1, _LATE_FRAMES, N) * dice.chance(settings.late_queries, N)
     on_mover = dice.chance(settings.moving_tracks, N)
     on_solid = dice.chance(_ON_STATIC_SOLIDS, N)
     place = dice.uniform(0.0, 1.0, N)
-    solid = hits.solid.view(B, T, -1)
-    inner = _away_from_silhouettes(hits.solid).view(B, T, -1)
+    picture = (torch.arange(B, device=frames.device)[:, None] * T + frames).flatten()
+    seen = hits.solid[picture]
+    solid = seen.view(B, len(frames[0]), -1)
+    inner = _away_from_silhouettes(seen).view_as(solid)
     moves = moving.gather(1, solid.flatten(1).long()).view_as(solid)
     masks = (inner & moves, inner & ~moves & (solid > 0), inner & (solid == 0))
     tables = [mask.cumsum(dim=2, dtype=torch.int32) for mask in masks]
-    counts = torch.stack([table[..., -1].gather(1, frame) for table in tables])
+    counts = torch.stack([table[..., -1].gather(1, turn) for table in tables])
     group = _first_choice(counts, torch.where(on_mover, 0, torch.where(on_solid, 1, 2)))
-    pixel = _nth_pixel(tables, counts, group, frame, place)
+    pixel = _nth_pixel(tables, counts, group, turn, place)
     width = settings.size[1]
     corner = torch.stack([pixel % width, pixel // width], dim=-1)
-    return Queries(frame, corner + dice.uniform(-0.5, 0.5, N, 2))
+    return Queries(frames.gather(1, turn), corner + dice.uniform(-0.5, 0.5, N, 2))
+
+
+def _frames_to_query(settings: ClipSettings, dice: Dice) -> Tensor:
+    """(B, 1 + _LATE_FRAMES) int64: the first frame, and some later ones."""
+    late = dice.whole(1, settings.num_frames - 1, _LATE_FRAMES)
+    return torch.cat([torch.zeros_like(late[:, :1]), late], dim=1)
 
 
 def _first_choice(counts: Tensor, wanted: Tensor) -> Tensor:
@@ -99,12 +111,12 @@ def _first_choice(counts: Tensor, wanted: Tensor) -> Tensor:
 
 
 def _nth_pixel(
-    tables: list[Tensor], counts: Tensor, group: Tensor, frame: Tensor, place: Tensor
+    tables: list[Tensor], counts: Tensor, group: Tensor, turn: Tensor, place: Tensor
 ) -> Tensor:
-    """(B, N) int64: the pixel at share `place` of those of the group in the frame."""
+    """(B, N) int64: the pixel at share `place` of those of the group in its frame."""
     B, T, P = tables[0].shape
-    pixel = torch.zeros_like(frame)
-    row = torch.arange(B, device=frame.device)[:, None] * T + frame
+    pixel = torch.zeros_like(turn)
+    row = torch.arange(B, device=turn.device)[:, None] * T + turn
     for number, table in enumerate(tables):
         wanted = (place * counts[number]).int() + 1
         found = _search(table.flatten(0, 1), row, wanted)
@@ -137,11 +149,11 @@ def material_points(world: World, view: Views, queries: Queries) -> Material:
     """The points that the queries see."""
     B, N = queries.frame.shape
     T = view.T_world_cam.shape[1]
-    rays = lens(world, view, torch.float64)
+    rays = pictures(world, view, torch.float64)
     # One picture for each query: its frame's.
     picture = (torch.arange(B, device=queries.frame.device)[:, None] * T + queries.frame).flatten()
     directions = camera.directions(queries.uv, world.K[:, None]).view(B * N, 1, 3)
-    depth, solid = cast_rays(world, rays.of(picture), directions)
+    depth, solid = cast_rays(rays.of(picture), directions)
     solid = solid.squeeze(1)
     matrix, origin = rays.matrix[picture, solid], rays.origin[picture, solid]
     ray = (matrix @ directions.view(-1, 3, 1)).squeeze(-1)
@@ -171,7 +183,7 @@ def track(world: World, view: Views, size: tuple[int, int], material: Material) 
     # Behind the camera any ray does: the point is not seen there.
     safe = torch.where(z > 0, z, torch.ones_like(z))
     directions = torch.where(z > 0, points / safe, torch.zeros_like(points) + _AHEAD.to(points))
-    depth, _ = cast_rays(world, lens(world, view, torch.float64), directions.flatten(0, 1))
+    depth, _ = cast_rays(pictures(world, view, torch.float64), directions.flatten(0, 1))
     depth = depth.view(points.shape[:-1])
     same = (depth / safe.squeeze(-1) - 1.0).abs() < SAME_DEPTH
     is_seen = (z.squeeze(-1) > 0) & same & camera.inside(uv, size)

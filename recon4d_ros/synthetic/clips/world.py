@@ -10,6 +10,7 @@ from dataclasses import dataclass, fields
 from enum import IntEnum
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 
@@ -80,6 +81,11 @@ class Solids:
     wave: Tensor
     phase: Tensor
     phase_rate: Tensor
+
+    def corners(self) -> Tensor:
+        """Corners (B, S, 8, 3) of the boxes around the solids, in their own frames."""
+        signs = torch.tensor([-1.0, 1.0]).to(self.half_size)
+        return torch.cartesian_prod(signs, signs, signs) * self.half_size[:, :, None]
 
 
 @dataclass(frozen=True, eq=False)
