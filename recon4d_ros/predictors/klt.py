@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,6 +21,10 @@ _MISMATCH_PX = 1.0  # forward-backward error at which a point is seen with proba
 _MAX_MISSING = 12  # frames without a sight after which a track ends
 _TRY_AGAIN = (3,)  # frames after the last sight at which a hidden point is sought anew
 _NEIGHBOURS = 5  # seen points that carry a hidden one along
+
+# New points (M, 2) px of an image, from the live ones (N, 2), the edge of the cells and the number
+# of the frame.
+Seek = Callable[[Grey, Array, int, int], Array]
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,15 +51,19 @@ class KltTracker:
 
     name = "klt"
 
-    def __init__(self, max_points: int = 1024, cell_px: int = 20) -> None:
+    def __init__(
+        self, max_points: int = 1024, cell_px: int = 20, seek: Seek = query_points
+    ) -> None:
         """Make the tracker.
 
         Args:
             max_points: bound on tracks.
             cell_px: edge of the cells that each get new points, px.
+            seek: gives the new points of a frame.
         """
         self._max_points = max_points
         self._cell_px = cell_px
+        self._seek = seek
         self.reset()
 
     def reset(self) -> None:
@@ -82,6 +91,14 @@ class KltTracker:
             self._query(window.indices[-1])
         self._forget(window)
         return self._tracks(window)
+
+    def positions(self) -> tuple[Index, Array]:
+        """Ids (N,) and positions (N, 2) px in the newest frame, with those that are only guessed.
+
+        A hidden point is where the seen ones around it would have carried it.
+        """
+        rows = np.flatnonzero(self._ids >= 0)
+        return self._ids[rows], self._at[rows]
 
     def _check(self, window: Window) -> None:
         sizes = {frame.size for frame in window.frames}
@@ -153,7 +170,7 @@ class KltTracker:
         """New tracks in the cells of a frame that hold no live one."""
         sight = self._sights[index]
         live = (self._ids >= 0) & (sight.visibility > 0)
-        points = query_points(sight.grey, self._at[live], self._cell_px, seed=index)
+        points = self._seek(sight.grey, self._at[live], self._cell_px, index)
         rows = np.flatnonzero(self._ids < 0)
         if len(points) > len(rows):  # spread over the image, not its upper part
             points = points[np.linspace(0, len(points) - 1, len(rows)).astype(np.int64)]

@@ -20,24 +20,39 @@ _REFERENCE_SIDE_PX = 512.0  # lengths below are for images of this long side
 _STANDING_PX = 0.5  # median displacement under which the camera stands
 _LEAST_SIGMA_PX = 0.1  # noise of a tracked position, however good the fit looks
 _SIGMAS = 3.0  # noise that the distance of a static point may reach
-_MAX_MEDIAN_PX = 1.0  # a pair that fits the tracks worse has no vote
+_MAX_MEDIAN_PX = 1.0
 _FLAT_PX = 0.2  # median distance from a homography under which that is all there is to see
 _SEARCH_PX = 0.5
 _MIN_TRACKS = 30
 
+# What a model of the camera leaves of the motion between positions (N, 2) and (N, 2), as a squared
+# distance (N,) px^2; None where none fits. The third argument is px per unit of the lengths above.
+Residual = Callable[[Array, Array, float], Array | None]
 
-def mobility(uv: Array, long_side: int) -> Array:
+
+def mobility(
+    uv: Array,
+    long_side: int,
+    residual: Residual | None = None,
+    max_median_px: float = _MAX_MEDIAN_PX,
+) -> Array:
     """Probability-like score of each track, 0.5 at the bound of the noise.
 
     Args:
         uv: (T, N, 2) px, NaN where not seen.
         long_side: of the image, px.
+        residual: what is left of a motion; None takes `off_camera_motion`.
+        max_median_px: a pair whose median track keeps more of its motion has no vote, px at a long
+            side of 512.
 
     Returns:
         (N,) in [0, 1], the median over the pairs of frames that see the track; 0.5 for a track
         that no pair could judge.
     """
-    votes = [_vote(uv[a], uv[b], long_side / _REFERENCE_SIDE_PX) for a, b in _pairs(len(uv))]
+    left_over = residual or off_camera_motion
+    scale = long_side / _REFERENCE_SIDE_PX
+    bounds = scale, max_median_px * scale
+    votes = [_vote(uv[a], uv[b], left_over, *bounds) for a, b in _pairs(len(uv))]
     stacked = np.stack([*votes, np.full(uv.shape[1], np.nan)])
     heard = np.isfinite(stacked).any(axis=0)
     out = np.full(uv.shape[1], UNKNOWN)
@@ -53,35 +68,38 @@ def _pairs(num_frames: int) -> Iterator[tuple[int, int]]:
             yield first, first + lag
 
 
-def _vote(first: Array, second: Array, scale: float) -> Array:
+def _vote(
+    first: Array, second: Array, residual: Residual, scale: float, max_median: float
+) -> Array:
     """Score (N,) from one pair of frames; NaN where it has no vote."""
     votes = np.full(len(first), np.nan)
     both = np.isfinite(first[:, 0]) & np.isfinite(second[:, 0])
     if both.sum() < _MIN_TRACKS:
         return votes
-    squared = _residual(first[both], second[both], scale)
+    squared = residual(first[both], second[both], scale)
     if squared is None:
         return votes
     median = float(np.sqrt(np.median(squared)))
-    if median > _MAX_MEDIAN_PX * scale:
+    if median > max_median:
         return votes
     bound = (_SIGMAS * max(1.4826 * median, _LEAST_SIGMA_PX * scale)) ** 2
     votes[both] = squared / (squared + bound)
     return votes
 
 
-def _residual(first: Array, second: Array, scale: float) -> Array | None:
-    """Squared distance (N,) from what the camera's motion explains, px^2; None without a model."""
+def off_camera_motion(first: Array, second: Array, scale: float) -> Array | None:
+    """Squared distance (N,) from the simplest motion of the camera that explains most tracks."""
     shift = second - first
     if np.median(np.linalg.norm(shift, axis=1)) < _STANDING_PX * scale:
         return np.asarray((shift**2).sum(axis=1) / 2)
-    flat = _off_homography(first, second, scale)
+    flat = off_homography(first, second, scale)
     if flat is not None and np.median(flat) < (_FLAT_PX * scale) ** 2:
         return flat
-    return _off_epipolar_lines(first, second, scale)
+    return off_epipolar_lines(first, second, scale)
 
 
-def _off_homography(first: Array, second: Array, scale: float) -> Array | None:
+def off_homography(first: Array, second: Array, scale: float) -> Array | None:
+    """Squared distance (N,) from the homography that most tracks agree on."""
     H = _fitted(cv2.findHomography, first, second, 2 * _SEARCH_PX * scale)
     if H is None:
         return None
@@ -89,7 +107,7 @@ def _off_homography(first: Array, second: Array, scale: float) -> Array | None:
     return np.asarray(((second - mapped) ** 2).sum(axis=1) / 2)
 
 
-def _off_epipolar_lines(first: Array, second: Array, scale: float) -> Array | None:
+def off_epipolar_lines(first: Array, second: Array, scale: float) -> Array | None:
     """Squared Sampson distance (N,) from the fundamental matrix that most tracks agree on."""
     F = _fitted(cv2.findFundamentalMat, first, second, _SEARCH_PX * scale)
     if F is None:
