@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from recon4d_ros.errors import OutputError
+from recon4d_ros.evaluation.masks import MaskReport
 from recon4d_ros.evaluation.report import Report, TrajectoryReport, evaluate_run
 
 
@@ -22,20 +23,34 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("run_dir", metavar="DIR", type=Path, help="output of `recon4d run`")
     parser.add_argument("sequence", metavar="SEQUENCE", type=Path, help="sequence folder")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
+    add_json_argument(parser)
     parser.set_defaults(run=run)
+
+
+def add_json_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare `--json`."""
+    parser.add_argument("--json", metavar="FILE", type=Path, help="also write the figures here")
 
 
 def run(args: argparse.Namespace) -> int:
     """Print the figures; 0 when there were any."""
     report = evaluate_run(args.run_dir, args.sequence)
     print("\n".join(report_lines(report)))
-    if args.json is not None:
-        try:
-            args.json.write_text(report.to_json() + "\n")
-        except OSError as error:
-            raise OutputError(f"cannot write {args.json}: {error}") from error
+    write_json(args.json, report.to_json())
     return 0
+
+
+def write_json(path: Path | None, text: str) -> None:
+    """Write the figures of `--json`, where it was given.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
+    if path is not None:
+        try:
+            path.write_text(text + "\n")
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error}") from error
 
 
 def report_lines(report: Report) -> list[str]:
@@ -55,13 +70,16 @@ def report_lines(report: Report) -> list[str]:
             f"valid {depth.valid_share:.1%}  scale {depth.scale:.4g}"
         )
     if report.masks is not None:
-        masks = report.masks
-        lines.append(
-            f"{'masks':24s}IoU {masks.iou:.3f}  recall {masks.recall:.3f}  precision "
-            f"{masks.precision:.3f}  IoU>0.5 {masks.iou_recall:.1%}  flagged "
-            f"{masks.flagged_share:.2%}"
-        )
+        lines.append(f"{'masks':24s}" + mask_text(report.masks))
     return lines
+
+
+def mask_text(masks: MaskReport) -> str:
+    """The figures of masks as one line."""
+    return (
+        f"IoU {masks.iou:.3f}  recall {masks.recall:.3f}  precision {masks.precision:.3f}  "
+        f"IoU>0.5 {masks.iou_recall:.1%}  flagged {masks.flagged_share:.2%}"
+    )
 
 
 def _trajectory_text(figures: TrajectoryReport) -> str:

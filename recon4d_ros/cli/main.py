@@ -23,6 +23,9 @@ EXIT_INTERRUPTED = 130
 COMMANDS = {
     "run": "recon4d_ros.cli.run",
     "eval": "recon4d_ros.cli.evaluate",
+    "eval-tracks": "recon4d_ros.cli.evaluate_tracks",
+    "eval-mobility": "recon4d_ros.cli.evaluate_mobility",
+    "eval-masks": "recon4d_ros.cli.evaluate_masks",
     "demo": "recon4d_ros.cli.demo",
     "bag": "recon4d_ros.cli.bag",
     "play": "recon4d_ros.cli.play",
@@ -39,6 +42,7 @@ _EPILOG = """examples:
   recon4d run drive.mcap --out result --image-topic /camera/image_raw
   recon4d run phone.mp4 --out result --set window.stride=2
   recon4d eval result walking/                    compare with the ground truth
+  recon4d eval-tracks walking/                    trackers against known points
   recon4d bag walking/ walking_bag && recon4d play walking_bag
   recon4d models list                             weights that predictors can use
 """

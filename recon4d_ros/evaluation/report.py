@@ -95,7 +95,7 @@ class Report:
 
     def to_json(self) -> str:
         """The report as JSON text; a figure that is undefined is null."""
-        return json.dumps(_without_nan(dataclasses.asdict(self)), indent=1)
+        return json_text(dataclasses.asdict(self))
 
 
 def evaluate_run(run_dir: Path, sequence_dir: Path) -> Report:
@@ -121,7 +121,7 @@ def evaluate_run(run_dir: Path, sequence_dir: Path) -> Report:
         final_interpolated=_trajectory(run_dir / "trajectory.tum", sequence, "interpolate"),
         provisional=_provisional(run_dir / "trajectory_provisional.tum", sequence),
         depth=_depth(run_dir, sequence),
-        masks=_masks(run_dir, sequence),
+        masks=evaluate_run_masks(run_dir, sequence) if sequence.truth.has_masks else None,
     )
 
 
@@ -212,9 +212,13 @@ def _depth_frames(
             yield DepthFrame(truth.numpy(), estimate, outside)
 
 
-def _masks(run_dir: Path, sequence: SequenceFolder) -> MaskReport | None:
-    if not sequence.truth.has_masks:
-        return None
+def evaluate_run_masks(run_dir: Path, sequence: SequenceFolder) -> MaskReport:
+    """Compare the masks of a run with those of its sequence.
+
+    Raises:
+        SourceError: a mask is damaged.
+        EvaluationError: the sequence has no masks.
+    """
     stamps = [entry.stamp_ns for entry in sequence.entries]
     truths = {stamp: _true_mask(sequence, stamp) for stamp in stamps}
     return evaluate_masks(
@@ -243,6 +247,11 @@ def _depth_scale(path: Path) -> float:
     if not (np.isfinite(scale) and scale > 0):
         raise SourceError(f"{path}: depth_scale={scale}; expected a positive number")
     return scale
+
+
+def json_text(figures: dict[str, Any]) -> str:
+    """Figures as JSON text; one that is undefined is null."""
+    return json.dumps(_without_nan(figures), indent=1)
 
 
 def _without_nan(value: Any) -> Any:
