@@ -1,0 +1,1 @@
+"""Readers of data sets that trackers are trained on; all give `Clips`."""
