@@ -139,7 +139,7 @@ def test_point_odyssey_tracks_are_exact(odyssey):
     assert np.quantile(error, 0.9) < 0.01  # a float32 query on an outline may hit the wall
     moves = clip.moves_in_clip[0].numpy()
     assert 20 <= moves.sum() <= 30 and set(body[moves]) <= {1, 2} and (body[~moves] != 1).all()
-    np.testing.assert_allclose(clip.T_world_cam[0, 2], ODYSSEY.T_world_cam(2), atol=1e-6)
+    np.testing.assert_allclose(clip.T_world_cam[0, 2], ODYSSEY.T_world_cam(2), atol=2e-5)
 
 
 def test_point_odyssey_reads_compressed_archives_alike(odyssey, tmp_path):

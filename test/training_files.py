@@ -215,7 +215,7 @@ def write_point_odyssey(folder: Path, plates: Plates) -> None:
         visibs=shown == body,
         valids=valids,
         intrinsics=np.tile(plates.K, (NUM_FRAMES, 1, 1)),
-        extrinsics=poses,
+        extrinsics=poses.astype(np.float32) * np.float32(1 + 3e-6),
     )
 
 

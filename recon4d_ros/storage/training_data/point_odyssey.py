@@ -131,7 +131,7 @@ def _made(
     framing = Framing.middle((rgb.shape[1], rgb.shape[2]), shape.size)
     known = points.valids & torch.isfinite(points.trajs_2d).all(dim=-1)
     seen = points.visibs & known & framing.contains(points.trajs_2d)
-    T_world_cam = se3.inverse(points.extrinsics)
+    T_world_cam = _poses(points.extrinsics)
     moves, is_judged = _moves(points, T_world_cam)
     kept = seen.any(dim=0).nonzero().squeeze(-1)
     kept = kept[evenly(moves.any(dim=0)[kept].long(), shape.num_tracks, rng, name)]
@@ -151,6 +151,12 @@ def _made(
         T_world_cam=T_world_cam[None],
         K=framing.K(points.intrinsics[0])[None],
     )
+
+
+def _poses(extrinsics: Tensor) -> Tensor:
+    """(T, 4, 4) camera to world; what was rounded to single precision is made a rotation again."""
+    R_cam_world = se3.orthonormalise(extrinsics[:, :3, :3])
+    return se3.inverse(se3.make(R_cam_world, extrinsics[:, :3, 3]))
 
 
 def _moves(points: _Points, T_world_cam: Tensor) -> tuple[Tensor, Tensor]:
