@@ -41,6 +41,10 @@ class AlignmentError(Recon4DError):
     """A window cannot be joined to the map."""
 
 
+class TrainingError(Recon4DError):
+    """A training run cannot begin, go on where it was left, or has diverged."""
+
+
 class EvaluationError(Recon4DError):
     """Results and ground truth cannot be compared."""
 
