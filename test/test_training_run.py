@@ -30,6 +30,7 @@ class BrightnessTask:
     """Learns the mean brightness of a frame, with dropout, so that draws matter."""
 
     kind = "brightness"
+    LIMITS = "It knows brightness alone."
 
     def __init__(self, bad_steps: Iterable[int] = ()) -> None:
         torch.manual_seed(5)

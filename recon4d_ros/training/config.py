@@ -120,6 +120,11 @@ class TrackerConfig:
     unrolled_share: float = setting(
         0.3, "of the steps with two warm-started windows", minimum=0.0, maximum=1.0
     )
+    encoder: str = setting(
+        "",
+        "weights of POMATO (.safetensors, .pth) whose encoder, frozen, is the 3D-aware branch; "
+        "empty: convolutions that are trained too",
+    )
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,13 @@ class Task(Protocol):
 
     Attributes:
         kind: the word of the command line.
+        LIMITS: of its networks, in words, for the page beside the weights.
         network: what is trained, on the device of the training; parameters that need no gradient
             stay as they are.
     """
 
-    kind: str
+    kind: ClassVar[str]
+    LIMITS: ClassVar[str]
     network: nn.Module
 
     def losses(self, clips: Clips) -> Mapping[str, Tensor]:

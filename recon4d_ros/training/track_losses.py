@@ -75,7 +75,9 @@ def _losses(
             estimate.mobility_logit, clips.moves_in_frame, asked & clips.is_judged[:, None]
         ),
         "mobility_clip": weights.mobility_clip
-        * balanced_loss(estimate.clip_mobility(), clips.moves_in_clip, clips.is_judged),
+        * balanced_loss(
+            estimate.clip_mobility(), clips.moves_in_clip, asked.any(dim=1) & clips.is_judged
+        ),
     }
 
 
