@@ -29,6 +29,7 @@ setup(
         (f"share/{NAME}", ["package.xml"]),
         (f"share/{NAME}/launch", files("launch/*.launch.py")),
         (f"share/{NAME}/config", files("config/*.yaml", "config/*.rviz", "config/*.xml")),
+        (f"share/{NAME}/config/train", files("config/train/*.yaml")),
         (f"share/{NAME}/models", files("models/*.yaml", "models/*.md")),
     ],
     # What the code imports is in package.xml (rosdep) and requirements/ (pip): the same library

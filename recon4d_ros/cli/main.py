@@ -34,6 +34,7 @@ COMMANDS = {
     "models": "recon4d_ros.cli.models",
     "export": "recon4d_ros.cli.export",
     "clips": "recon4d_ros.cli.clips",
+    "train": "recon4d_ros.cli.train",
 }
 
 _EPILOG = """examples:

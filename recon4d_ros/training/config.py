@@ -243,6 +243,19 @@ class DynPTTraining(TrainingConfig):
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     loss: TrackLossConfig = field(default_factory=TrackLossConfig)
 
+    def __post_init__(self) -> None:
+        """Check every value and the rules that join two of them.
+
+        Raises:
+            ConfigError: a value is out of range, or two do not fit together.
+        """
+        super().__post_init__()
+        if self.tracker.size == "full" and not self.tracker.encoder:
+            raise ConfigError(
+                "tracker.size=full needs the frozen encoder of a pointmap network; set "
+                "tracker.encoder to its weights, or tracker.size=small"
+            )
+
 
 @dataclass(frozen=True)
 class PomatoTraining(TrainingConfig):
@@ -250,6 +263,21 @@ class PomatoTraining(TrainingConfig):
 
     network: PointmapNetConfig = field(default_factory=PointmapNetConfig)
     loss: PointmapLossConfig = field(default_factory=PointmapLossConfig)
+
+    def __post_init__(self) -> None:
+        """Check every value and the rules that join two of them.
+
+        Raises:
+            ConfigError: a value is out of range, or two do not fit together.
+        """
+        super().__post_init__()
+        clips = self.clips
+        if self.network.stage == "temporal" and clips.early_frames != clips.num_frames:
+            raise ConfigError(
+                f"clips.early_frames={clips.early_frames} is not clips.num_frames="
+                f"{clips.num_frames}, but the windows of a temporal network have one length; set "
+                "both to it"
+            )
 
 
 KINDS: dict[str, type[TrainingConfig]] = {"dynpt": DynPTTraining, "pomato": PomatoTraining}

@@ -1,0 +1,123 @@
+"""From a configuration file to trained weights: what the command line does."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from recon4d_ros.datatypes.clips import Clips
+from recon4d_ros.predictors.pomato.loading import choose_device
+from recon4d_ros.synthetic.clips import ClipGenerator, ClipSettings
+from recon4d_ros.training.config import (
+    ClipsConfig,
+    DynPTTraining,
+    PomatoTraining,
+    TrainingConfig,
+    load_training,
+)
+from recon4d_ros.training.dynpt_task import DynPTTask
+from recon4d_ros.training.model_card import facts, write_card
+from recon4d_ros.training.pomato_task import PomatoTask
+from recon4d_ros.training.sources import Sources
+from recon4d_ros.training.task import Task
+from recon4d_ros.training.trainer import train
+
+# Early clips move at this share of the usual speeds.
+_EARLY_SPEED = 0.5
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a training left.
+
+    Attributes:
+        weights: the file.
+        steps: made.
+        minutes: of training.
+        figures: on held-out clips.
+    """
+
+    weights: Path
+    steps: int
+    minutes: float
+    figures: dict[str, float]
+
+
+def train_network(
+    kind: str, config_file: Path, overrides: tuple[str, ...], folder: Path, *, is_resumed: bool
+) -> Trained:
+    """Train to the end and write the weights with their page into the folder.
+
+    Raises:
+        ConfigError: the configuration is refused, or its device does not exist.
+        OutputError, TrainingError: see `train`.
+        ModelError: given weights cannot be used.
+    """
+    config = load_training(kind, config_file, overrides)
+    device = choose_device(config.run.device)
+    task = make_task(config, device)
+    sources = rendered_sources(config, device)
+    outcome = train(task, sources, config, folder, is_resumed=is_resumed)
+    weights = folder / f"{config.run.name}.safetensors"
+    known = facts(config, outcome, device, kind)
+    task.export(outcome.network, weights, known)
+    write_card(weights, known, outcome, task.LIMITS)
+    progress = outcome.progress
+    return Trained(weights, progress.step, progress.elapsed_s / 60.0, outcome.figures)
+
+
+def make_task(config: TrainingConfig, device: torch.device) -> Task:
+    """The task that a configuration is of, with a new network."""
+    if isinstance(config, PomatoTraining):
+        return PomatoTask(config, device)
+    assert isinstance(config, DynPTTraining)
+    return DynPTTask(config, device)
+
+
+@dataclass(frozen=True)
+class RenderedClips:
+    """Clips of a generator, with dense motion where pointmaps are learned."""
+
+    generator: ClipGenerator
+    has_dense_motion: bool
+
+    def clips(self, first: int, count: int) -> Clips:
+        """See `ClipSource.clips`."""
+        return self.generator.clips(first, count, dense_motion=self.has_dense_motion)
+
+
+def rendered_sources(config: TrainingConfig, device: torch.device) -> Sources:
+    """Generators of the run's clips."""
+    usual = clip_settings(config.clips)
+    early = dataclasses.replace(
+        usual,
+        num_frames=config.clips.early_frames,
+        camera_speed=_slower(usual.camera_speed),
+        object_speed=_slower(usual.object_speed),
+    )
+
+    def source(settings: ClipSettings, seed: int) -> RenderedClips:
+        generator = ClipGenerator(settings, seed, device)
+        return RenderedClips(generator, isinstance(config, PomatoTraining))
+
+    return Sources(
+        early=source(early, config.run.seed),
+        usual=source(usual, config.run.seed),
+        held_out=source(usual, config.clips.validation_seed),
+    )
+
+
+def clip_settings(clips: ClipsConfig) -> ClipSettings:
+    """What the generator is told."""
+    return ClipSettings(
+        num_frames=clips.num_frames,
+        size=(clips.height, clips.width),
+        num_tracks=clips.num_tracks,
+    )
+
+
+def _slower(speed: tuple[float, float]) -> tuple[float, float]:
+    return _EARLY_SPEED * speed[0], _EARLY_SPEED * speed[1]
