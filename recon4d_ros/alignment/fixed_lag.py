@@ -10,14 +10,17 @@ Source of the objectives: C4D (ICCV 2025), section 4; what is kept and for how l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from recon4d_ros.alignment import lag_window, pair_similarity, similarity
-from recon4d_ros.alignment.frame_depth import FrameDepth, PixelSamples, sampled_rays
+from recon4d_ros.alignment.frame_depth import Array, FrameDepth, PixelGrid, lower_median
 from recon4d_ros.alignment.lag_window import Link
 from recon4d_ros.alignment.pair_similarity import PairSamples
 from recon4d_ros.config import FixedLagConfig
@@ -25,6 +28,10 @@ from recon4d_ros.datatypes import Intrinsics, PairPointmaps
 from recon4d_ros.errors import AlignmentError
 from recon4d_ros.geometry import sim3
 
+# Frames back to the neighbours that a frame is paired with.
+_OFFSETS = (1, 4)
+# Depth maps of a frame that are joined; the next ones would tell little more.
+_MAPS = 4
 # Pixels of weight and share of them that agree, below which a pair says nothing of the pose.
 _MIN_PIXELS, _MIN_AGREEMENT = 30, 0.15
 
@@ -58,7 +65,7 @@ class LagFrame:
 
     def depth_map(self) -> Tensor:
         """(H, W) float32 z-depth in map units, NaN where unknown."""
-        return self.depth.map() * self.scale
+        return torch.from_numpy(self.depth.map() * np.float32(self.scale))
 
 
 class FixedLag:
@@ -76,16 +83,22 @@ class FixedLag:
         """
         self._config = config
         self._focal_px = intrinsics.fx
-        self._rays = sampled_rays(intrinsics, config.num_samples).mT
+        self._grid = PixelGrid.of(intrinsics.size, config.num_samples)
+        self._rays = self._grid.rays(intrinsics)
         self._frames: dict[int, LagFrame] = {}
         self._keyframes: list[int] = []
         self._links: list[Link] = []
 
     def partners(self, index: int) -> tuple[int, ...]:
-        """Earlier frames that frame `index` should be paired with, both ways round."""
-        near = [index - offset for offset in (1, 3, 7)]
-        anchors = [frame for frame in self._keyframes if frame < index - 7]
-        wanted = [*near, *anchors[-self._config.num_anchors :]]
+        """Earlier frames that frame `index` should be paired with, both ways round.
+
+        Neighbours, and one of the keyframes before them in turn, so that a pair costs a network
+        as little as can be and the scale of recent frames still rests on several keyframes.
+        """
+        near = [index - offset for offset in _OFFSETS]
+        anchors = [frame for frame in self._keyframes if frame < min(near)]
+        anchors = anchors[-self._config.num_anchors :]
+        wanted = [*near, anchors[index % len(anchors)]] if anchors else near
         return tuple(frame for frame in dict.fromkeys(wanted) if frame in self._frames)
 
     @property
@@ -114,8 +127,14 @@ class FixedLag:
             raise AlignmentError(
                 f"frame {index} has no pair; expected pairs with one of {sorted(self._frames)}"
             )
-        frames = self._with_depth(index, pairs)
-        links = self._measured(index, pairs, frames, moving or {})
+        for pair in pairs:
+            if index not in (pair.first, pair.second) or max(pair.first, pair.second) > index:
+                raise AlignmentError(
+                    f"a pair of frames {pair.first} and {pair.second} came with frame {index}; "
+                    f"expected pairs of {index} with earlier frames"
+                )
+        frames, units = self._with_depth(index, pairs)
+        links = self._measured(index, pairs, frames, units, moving or {})
         newest = self._placed(index, frames[index], links)
         self._frames = {**frames, index: newest}
         self._links += links
@@ -124,65 +143,77 @@ class FixedLag:
         return self._frames[index]
 
     # ---------------------------------------------------------------- what the pairs say
-    def _with_depth(self, index: int, pairs: Sequence[PairPointmaps]) -> dict[int, LagFrame]:
-        """All frames with what the pairs say of their own pixels."""
-        frames = dict(self._frames)
-        for pair in pairs:
-            if index not in (pair.first, pair.second) or max(pair.first, pair.second) > index:
-                raise AlignmentError(
-                    f"a pair of frames {pair.first} and {pair.second} came with frame {index}; "
-                    f"expected pairs of {index} with earlier frames"
-                )
-            known = frames.get(pair.first)
+    def _with_depth(
+        self, index: int, pairs: Sequence[PairPointmaps]
+    ) -> tuple[dict[int, LagFrame], list[float]]:
+        """All frames with what the pairs say of their own pixels, and the pairs' units.
+
+        A unit is told in that of the pair's first frame, NaN where nothing tells it.
+        """
+        frames, units = dict(self._frames), list[float]()
+        for pair, z in zip(pairs, self._own_depths(pairs), strict=True):
+            known, maps = frames.get(pair.first), (pair.points_1, pair.confidence_1)
             if known is None:
-                first = FrameDepth.of(pair.points_1, pair.confidence_1)
-                frames[pair.first] = LagFrame(pair.first, _scaling(1.0), first, 1.0)
+                unit = 1.0 / float(lower_median(z))
+                depth = FrameDepth.of(*maps, unit, self._grid)
+                frames[pair.first] = LagFrame(pair.first, torch.from_numpy(np.eye(4)), depth, 1.0)
             else:
-                depth = known.depth.joined(pair.points_1, pair.confidence_1)
-                frames[pair.first] = replace(known, depth=depth)
-        return frames
+                unit = float(lower_median(known.depth.sampled / z))
+                if known.depth.num_maps < _MAPS and math.isfinite(unit):
+                    depth = known.depth.joined(*maps, unit)
+                    frames[pair.first] = replace(known, depth=depth)
+            units.append(unit)
+        return frames, units
+
+    def _own_depths(self, pairs: Sequence[PairPointmaps]) -> Array:
+        """Depths (E, P) of the first frames by the pairs, NaN where not to be used.
+
+        Raises:
+            AlignmentError: a frame that comes new has none.
+        """
+        z = self._grid.take([pair.points_1 for pair in pairs])[..., 2]
+        sure = _weight(self._grid.take([pair.confidence_1 for pair in pairs])) > 0
+        depths: Array = np.where((z > 0) & (z < np.inf) & sure, z, np.float32(np.nan))
+        for pair, own in zip(pairs, depths, strict=True):
+            if pair.first not in self._frames and np.isnan(own).all():
+                raise AlignmentError(
+                    f"frame {pair.first} has no pixel of a finite depth above zero and a "
+                    "confidence above 1; expected a pointmap in its own camera and confidences "
+                    "of the DUSt3R family"
+                )
+        return depths
 
     def _measured(
         self,
         index: int,
         pairs: Sequence[PairPointmaps],
         frames: Mapping[int, LagFrame],
+        units: Sequence[float],
         moving: Mapping[int, Tensor],
     ) -> list[Link]:
         """Links of the pairs whose second frame has a depth."""
-        usable = [pair for pair in pairs if pair.second in frames]
-        samples = [
-            PixelSamples.of(
-                pair, frames[pair.second].depth, moving.get(pair.second), self._config.num_samples
-            )
-            for pair in usable
-        ]
-        kept = [
-            (pair, sample)
-            for pair, sample in zip(usable, samples, strict=True)
-            if int((sample.weight > 0).sum()) >= _MIN_PIXELS
-        ]
-        if not kept:
+        usable = [row for row, pair in enumerate(pairs) if pair.second in frames]
+        usable = [row for row in usable if math.isfinite(units[row])]
+        samples = self._samples([pairs[row] for row in usable], frames, moving)
+        seen = (samples.weight > 0).sum(axis=1) >= _MIN_PIXELS
+        if not seen.any():
             raise AlignmentError(
                 f"no pair of frame {index} has {_MIN_PIXELS} static pixels of known depth; give "
                 "pairs with other frames or mask less"
             )
-        units = [_scaling(frames[pair.first].depth.unit_of(pair.points_1)) for pair, _ in kept]
-        expected = {
-            **self._expected(index),
-            **{i: each.S_map_cam for i, each in self._frames.items()},
-        }
-        start = torch.stack(
-            [
-                _inverse(expected[pair.first] @ unit) @ expected[pair.second]
-                for (pair, _), unit in zip(kept, units, strict=True)
-            ]
+        kept = [row for row, enough in zip(usable, seen, strict=True) if enough]
+        ends = [(pairs[row].first, pairs[row].second) for row in kept]
+        scaling = np.stack([np.diag([units[row]] * 3 + [1.0]) for row in kept])
+        place = self._expected(index)
+        first, second = (
+            np.stack([place[frame] for frame in side]) for side in zip(*ends, strict=True)
         )
-        found = pair_similarity.measure(self._stacked([sample for _, sample in kept]), start)
+        start = similarity.inverse(first @ scaling) @ second
+        found = pair_similarity.measure(samples.at(seen), start)
         links = [
-            Link(pair.first, pair.second, unit @ S, information, agreement)
-            for (pair, _), unit, S, information, agreement in zip(
-                kept, units, found.S, found.information, found.agreement, strict=True
+            Link(*pair, S, information, float(agreement))
+            for pair, S, information, agreement in zip(
+                ends, scaling @ found.S, found.information, found.agreement, strict=True
             )
             if agreement >= _MIN_AGREEMENT
         ]
@@ -193,48 +224,71 @@ class FixedLag:
             )
         return links
 
-    def _stacked(self, samples: Sequence[PixelSamples]) -> PairSamples:
-        matched = [sample.matched.mT for sample in samples if sample.matched is not None]
+    def _samples(
+        self,
+        pairs: Sequence[PairPointmaps],
+        frames: Mapping[int, LagFrame],
+        moving: Mapping[int, Tensor],
+    ) -> PairSamples:
+        """Pixels of the second frames; moving ones have no weight."""
+        depth = np.stack([frames[pair.second].depth.sampled for pair in pairs])
+        target = _planes(self._grid.take([pair.points_2 for pair in pairs]))
+        weight = _weight(self._grid.take([pair.confidence_2 for pair in pairs]))
+        use = (depth > 0) & np.isfinite(target).all(axis=1)
+        for row, pair in enumerate(pairs):
+            if pair.second in moving:
+                use[row] &= ~self._grid.take([moving[pair.second]])[0]
+        matches = [pair.matching_2 for pair in pairs if pair.matching_2 is not None]
+        matched = None
+        if len(matches) == len(pairs):
+            x, y, z = _planes(self._grid.take(matches)).swapaxes(0, 1)
+            use &= (z > 0) & np.isfinite(x + y + z)
+            matched = np.stack([x, y], axis=1) / np.where(use, z, np.float32(1))[:, None]
+            matched = np.where(use[:, None], matched, np.float32(0))
         return PairSamples(
-            source=torch.stack([self._rays * sample.depth for sample in samples]),
-            target=torch.stack([sample.target.mT for sample in samples]).contiguous(),
-            matched=torch.stack(matched) if len(matched) == len(samples) else None,
-            weight=torch.stack([sample.weight for sample in samples]),
+            source=self._rays * np.where(use, depth, np.float32(1))[:, None],
+            target=np.where(use[:, None], target, np.float32(1)),
+            matched=matched,
+            weight=np.where(use, weight, np.float32(0)),
             focal_px=self._focal_px,
         )
 
     # ---------------------------------------------------------------- where the frames lie
-    def _expected(self, index: int) -> dict[int, Tensor]:
-        """Where a new frame should be: as far on as the last one was; at first, in the origin."""
-        last, before = (self._frames.get(index - back) for back in (1, 2))
-        origin = torch.eye(4, dtype=torch.float64)
-        if last is None:
-            return {index: origin, index - 1: origin}
+    def _expected(self, index: int) -> dict[int, NDArray[np.float64]]:
+        """Where the frames are, and where a new one should be: as far on as the last one was."""
+        place = {frame: known.S_map_cam.numpy() for frame, known in self._frames.items()}
+        last, before = (place.get(index - back) for back in (1, 2))
+        if last is None:  # at first, in the origin
+            return place | {index: np.eye(4), index - 1: np.eye(4)}
         if before is None:
-            return {index: last.S_map_cam}
-        return {index: last.S_map_cam @ (_inverse(before.S_map_cam) @ last.S_map_cam)}
+            return place | {index: last}
+        return place | {index: last @ similarity.inverse(before) @ last}
 
     def _placed(self, index: int, frame: LagFrame, links: Sequence[Link]) -> LagFrame:
         """First guess: by the link that most pixels agree with."""
-        best = max(links, key=lambda link: float(link.agreement))
+        best = max(links, key=lambda link: link.agreement)
         if not self._frames:  # two frames make the map: the first one is its origin
             self._keyframes = [min(best.first, best.second)]
             self._frames = {self._keyframes[0]: frame}
         forward = best.second == index
         partner = self._frames[best.first if forward else best.second]
-        S = best.S_first_second if forward else _inverse(best.S_first_second)
-        agreement = max(float(link.agreement) for link in links)
-        return replace(frame, agreement=agreement, S_map_cam=partner.S_map_cam @ S)
+        S = best.S_first_second if forward else similarity.inverse(best.S_first_second)
+        return replace(
+            frame,
+            agreement=best.agreement,
+            S_map_cam=torch.from_numpy(partner.S_map_cam.numpy() @ S),
+        )
 
     def _settle(self, index: int) -> None:
         """Move the recent frames until links and a steady course agree."""
         order = sorted(self._frames)
         free = [frame > max(index - self._config.lag, order[0]) for frame in order]
-        S = torch.stack([self._frames[frame].S_map_cam for frame in order])
+        S = np.stack([self._frames[frame].S_map_cam.numpy() for frame in order])
         S = lag_window.solve(order, S, free, self._links, self._config)
         for row, frame in enumerate(order):
             if free[row]:
-                self._frames[frame] = replace(self._frames[frame], S_map_cam=S[row])
+                S_map_cam = torch.from_numpy(S[row].copy())
+                self._frames[frame] = replace(self._frames[frame], S_map_cam=S_map_cam)
 
     def _forget(self, index: int) -> None:
         """Make a keyframe now and then; drop frames beyond the bounds and their links."""
@@ -252,10 +306,12 @@ class FixedLag:
         ]
 
 
-def _scaling(factor: float) -> Tensor:
-    """(4, 4) float64 similarity that only changes the unit."""
-    return torch.diag(torch.tensor([factor, factor, factor, 1.0], dtype=torch.float64))
+def _planes(points: Array) -> Array:
+    """Points (E, P, 3) as (E, 3, P): sums along a short last axis are slow."""
+    return np.ascontiguousarray(points.swapaxes(1, 2))
 
 
-def _inverse(S: Tensor) -> Tensor:
-    return torch.from_numpy(similarity.inverse(S.numpy()))
+def _weight(confidence: Array) -> Array:
+    """Logarithm; zero for what is no confidence of DUSt3R's family, which exceeds 1."""
+    sure = (confidence > 1) & (confidence < np.inf)
+    return np.asarray(np.log(np.where(sure, confidence, np.float32(1))))

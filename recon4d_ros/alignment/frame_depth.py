@@ -3,126 +3,113 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
-import torch
+import cv2
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
 
-from recon4d_ros.alignment.pairs import log_confidence
-from recon4d_ros.datatypes import Intrinsics, PairPointmaps
-from recon4d_ros.errors import AlignmentError
+from recon4d_ros.datatypes import Intrinsics
 from recon4d_ros.geometry import camera
 
-# Pixels that fix the ratio of two depth maps.
-_RATIO_PIXELS = 2000
+Array = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class PixelGrid:
+    """A regular grid of pixels.
+
+    Attributes:
+        rows, columns: those it takes.
+    """
+
+    rows: slice
+    columns: slice
+
+    @staticmethod
+    def of(size: tuple[int, int], number: int) -> PixelGrid:
+        """At most about `number` pixels of images of a size (height, width)."""
+        step = max(1, math.ceil(math.sqrt(size[0] * size[1] / number)))
+        every = slice(step // 2, None, step)
+        return PixelGrid(every, every)
+
+    def take(self, maps: Iterable[Tensor]) -> NDArray[Any]:
+        """Values (E, P, ...) of maps (H, W, ...)."""
+        found = np.stack([each.numpy()[self.rows, self.columns] for each in maps])
+        return found.reshape(len(found), -1, *found.shape[3:])
+
+    def rays(self, intrinsics: Intrinsics) -> Array:
+        """(3, P) viewing directions, z = 1."""
+        uv = self.take([camera.pixel_grid(intrinsics.size)])[0]
+        centred = (uv - [intrinsics.cx, intrinsics.cy]) / [intrinsics.fx, intrinsics.fy]
+        return np.vstack([centred.T, np.ones(len(uv))]).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class FrameDepth:
-    """Weighted mean of a frame's depth maps; the unit is the median depth of the first one.
+    """Weighted mean of a frame's depth maps, in the unit of the first one's median depth.
 
     Attributes:
-        total: (H, W) float32 sum of weight times depth.
-        weight: (H, W) float32, zero where nothing is known.
+        total: (H, W) sum of weight times depth.
+        weight: (H, W) sum of the logarithms of the confidences, zero where nothing is known.
+        grid: pixels of `sampled`.
+        num_maps: that were joined.
     """
 
-    total: Tensor
-    weight: Tensor
+    total: Array
+    weight: Array
+    grid: PixelGrid
+    num_maps: int
 
     @staticmethod
-    def of(points: Tensor, confidence: Tensor) -> FrameDepth:
-        """From the first pointmap (H, W, 3) in the frame's own camera.
-
-        Raises:
-            AlignmentError: not one pixel has a depth and a confidence above 1.
-        """
+    def of(points: Tensor, confidence: Tensor, unit: float, grid: PixelGrid) -> FrameDepth:
+        """From the first pointmap (H, W, 3) in the frame's own camera, `unit` its new length."""
         z, weight = _weighed(points, confidence)
-        known = z[weight > 0]
-        if len(known) == 0:
-            raise AlignmentError(
-                "no pixel of a pointmap has a finite depth above zero and a confidence above 1; "
-                "expected a pointmap in its own camera and confidences of the DUSt3R family"
-            )
-        return FrameDepth(weight * z / known.median(), weight)
+        total = cv2.multiply(z, weight, scale=unit)
+        return FrameDepth(_single(total), weight, grid, 1)
 
-    def joined(self, points: Tensor, confidence: Tensor) -> FrameDepth:
-        """With one more pointmap of the same pixels, whatever its unit."""
+    def joined(self, points: Tensor, confidence: Tensor, unit: float) -> FrameDepth:
+        """With one more pointmap of the same pixels, `unit` of this map long."""
         z, weight = _weighed(points, confidence)
-        unit = self.unit_of(points)
-        if not math.isfinite(unit):
-            return self
-        return FrameDepth(torch.addcmul(self.total, weight, z, value=unit), self.weight + weight)
+        total = cv2.scaleAdd(cv2.multiply(z, weight), unit, self.total)
+        return FrameDepth(_single(total), self.weight + weight, self.grid, self.num_maps + 1)
 
-    def map(self) -> Tensor:
-        """(H, W) float32 z-depth, NaN where unknown."""
-        return self.total / torch.where(self.weight > 0, self.weight, torch.nan)
+    def map(self) -> Array:
+        """(H, W) z-depth, NaN where unknown."""
+        return _over(self.total, self.weight)
 
-    def unit_of(self, points: Tensor) -> float:
-        """This map's unit over that of a pointmap (H, W, 3): the median ratio; NaN for none."""
-        grid = _grid(self.total.shape, _RATIO_PIXELS)
-        z = points[..., 2][grid]
-        ratio = self.total[grid] / (self.weight[grid] * z)
-        ratio = ratio[ratio.isfinite() & (ratio > 0)]
-        return float(ratio.median()) if len(ratio) else math.nan
+    @cached_property
+    def sampled(self) -> Array:
+        """(P,) the same on the grid."""
+        part = self.grid.rows, self.grid.columns
+        return _over(self.total[part], self.weight[part]).ravel()
 
 
-@dataclass(frozen=True, eq=False)
-class PixelSamples:
-    """P pixels of a pair's second frame; weight 0 where not to be used.
-
-    Attributes:
-        depth: (P,) in the second frame's own unit.
-        target: (P, 3) where the pair sees them.
-        matched: (P, 2) direction x / z, y / z by matching, or None.
-        weight: (P,).
-    """
-
-    depth: Tensor
-    target: Tensor
-    matched: Tensor | None
-    weight: Tensor
-
-    @staticmethod
-    def of(
-        pair: PairPointmaps, depth: FrameDepth, moving: Tensor | None, number: int
-    ) -> PixelSamples:
-        """Pixels on a regular grid, at most about `number`; moving ones have no weight."""
-        grid = _grid(pair.confidence_2.shape, number)
-        target = pair.points_2[grid].reshape(-1, 3)
-        z = (depth.total[grid] / depth.weight[grid]).reshape(-1)
-        weight = log_confidence(pair.confidence_2[grid]).reshape(-1)
-        use = (weight > 0) & (z > 0) & z.isfinite() & target.isfinite().all(dim=-1)
-        if moving is not None:
-            use &= ~moving[grid].reshape(-1)
-        matched = None
-        if pair.matching_2 is not None:
-            point = pair.matching_2[grid].reshape(-1, 3)
-            matched = point[:, :2] / torch.where(point[:, 2:] > 0, point[:, 2:], torch.nan)
-            use &= matched.isfinite().all(dim=-1)
-            matched = torch.where(use.unsqueeze(-1), matched, 0.0)
-        return PixelSamples(
-            depth=torch.where(use, z, 1.0),
-            target=torch.where(use.unsqueeze(-1), target, 1.0),
-            matched=matched,
-            weight=torch.where(use, weight, 0.0),
-        )
+def _over(total: Array, weight: Array) -> Array:
+    return _single(total / np.where(weight > 0, weight, np.float32(np.nan)))
 
 
-def sampled_rays(intrinsics: Intrinsics, number: int) -> Tensor:
-    """(P, 3) viewing directions, z = 1, of the pixels that `PixelSamples.of` takes."""
-    uv = camera.pixel_grid(intrinsics.size, torch.float32)[_grid(intrinsics.size, number)]
-    return camera.directions(uv.reshape(-1, 2), intrinsics)
+def lower_median(values: Array) -> Array:
+    """(...) along the last axis, the lower of two middle values; NaN is left out."""
+    ordered = np.sort(values, axis=-1)  # NaN last
+    middle = (np.isfinite(ordered).sum(axis=-1, keepdims=True) - 1) // 2
+    return np.take_along_axis(ordered, middle, axis=-1)[..., 0]
 
 
-def _grid(size: tuple[int, ...], number: int) -> tuple[slice, slice]:
-    """Rows and columns of a regular grid of at most about `number` pixels."""
-    step = max(1, math.ceil(math.sqrt(size[0] * size[1] / number)))
-    every = slice(step // 2, None, step)
-    return every, every
+def _weighed(points: Tensor, confidence: Tensor) -> tuple[Array, Array]:
+    """Depths and weights (H, W), both zero where there is no depth or no confidence."""
+    z = _single(cv2.extractChannel(points.numpy(), 2))
+    sure = confidence.numpy()
+    # Networks give clean maps, and two bounds are found sooner than a mask is.
+    if not (z.min() > 0 and z.max() < np.inf and sure.min() > 1 and sure.max() < np.inf):
+        use = (z > 0) & (z < np.inf) & (sure > 1) & (sure < np.inf)
+        z, sure = _single(np.where(use, z, 0)), _single(np.where(use, sure, 1))
+    return z, _single(cv2.log(sure))
 
 
-def _weighed(points: Tensor, confidence: Tensor) -> tuple[Tensor, Tensor]:
-    z = points[..., 2].contiguous()
-    # Comparisons instead of isfinite, and the logarithm last: this runs over all pixels.
-    use = (z > 0) & (z < torch.inf)
-    return torch.where(use, z, 0.0), log_confidence(torch.where(use, confidence, 1.0))
+def _single(values: NDArray[Any]) -> Array:
+    return np.asarray(values, dtype=np.float32)

@@ -6,9 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from recon4d_ros.alignment import similarity
 from recon4d_ros.config import FixedLagConfig
@@ -18,6 +16,8 @@ Array = NDArray[np.float64]
 # Neighbouring pixels err together: so many of them say no more than one.
 _ALIKE = 10.0
 _DAMPING = 1e-6
+# Of the median depth, or radians; the pairs' own noise is a hundred times as large.
+_CONVERGED = 1e-6
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,57 +26,58 @@ class Link:
 
     Attributes:
         first, second: frame numbers.
-        S_first_second: (4, 4) float64.
-        information: (7, 7) float64, see `pose_graph.PoseGraph`.
+        S_first_second: (4, 4).
+        information: (7, 7), see `pose_graph.PoseGraph`.
         agreement: share of the pixels that agree.
     """
 
     first: int
     second: int
-    S_first_second: Tensor
-    information: Tensor
-    agreement: Tensor
+    S_first_second: Array
+    information: Array
+    agreement: float
 
 
 def solve(
     frames: Sequence[int],
-    S: Tensor,
+    S: Array,
     free: Sequence[bool],
     links: Sequence[Link],
     config: FixedLagConfig,
-) -> Tensor:
+) -> Array:
     """Similarities (N, 4, 4) after some damped Gauss-Newton steps.
 
     Args:
         frames: N ascending frame numbers.
-        S: (N, 4, 4) float64 camera and unit of each frame to the map, a first guess.
+        S: (N, 4, 4) camera and unit of each frame to the map, a first guess.
         free: N, frames that may move.
         links: between those frames.
         config: number of steps and how steady the course is.
     """
-    row = {frame: number for number, frame in enumerate(frames)}
+    row, moving = {frame: number for number, frame in enumerate(frames)}, np.flatnonzero(free)
     course = _course(frames, free)
-    first = np.array([row[link.first] for link in links] + [k - 1 for k in course])
-    second = np.array([row[link.second] for link in links] + course)
-    measured = torch.stack([link.S_first_second for link in links]).numpy()
+    ends = [(row[link.first], row[link.second]) for link in links]
+    first, second = np.array([*ends, *((k - 1, k) for k in course)]).T
+    measured = np.stack([link.S_first_second for link in links])
     information = np.concatenate(
         [
             np.stack([_information(link) for link in links]),
             np.broadcast_to(_steadiness(config), (len(course), 7, 7)),
         ]
     )
-    moved, moving = S.numpy().copy(), np.flatnonzero(free)
     for _ in range(config.steps):
-        expected = np.concatenate([measured, _predicted(moved, np.array(course, dtype=int))])
-        moved = moved @ similarity.exp(
-            _step(moved, (first, second), expected, information, moving)
-        )
-    return torch.from_numpy(similarity.exact(moved))
+        expected = np.concatenate([measured, _predicted(S, np.array(course, dtype=int))])
+        step = _step(S, (first, second), expected, information, moving)
+        S = S @ similarity.exp(step)
+        if np.abs(step).max() < _CONVERGED:
+            break
+    S[moving] = similarity.exact(S[moving])
+    return S
 
 
 def _information(link: Link) -> Array:
     """Inverse covariance (7, 7) of a link: few agreeing pixels may be the wrong ones."""
-    return np.asarray(link.information.numpy() * (float(link.agreement) ** 2 / _ALIKE))
+    return link.information * (link.agreement**2 / _ALIKE)
 
 
 def _course(frames: Sequence[int], free: Sequence[bool]) -> list[int]:
@@ -122,18 +123,17 @@ def _step(
     first, second = ends
     found = similarity.inverse(S[first]) @ S[second]
     residual = similarity.log(similarity.inverse(expected) @ found)
-    J = -similarity.adjoint(similarity.inverse(found))
-    pulled = (information @ residual[..., None])[..., 0]
-    mixed = J.transpose(0, 2, 1) @ information
-    H, g = np.zeros((len(S), len(S), 7, 7)), np.zeros((len(S), 7))
-    np.add.at(H, (first, first), mixed @ J)
-    np.add.at(H, (second, second), information)
-    np.add.at(H, (first, second), mixed)
-    np.add.at(H, (second, first), mixed.transpose(0, 2, 1))
-    np.add.at(g, first, (J.transpose(0, 2, 1) @ pulled[..., None])[..., 0])
-    np.add.at(g, second, pulled)
-    part = H[np.ix_(moving, moving)].transpose(0, 2, 1, 3).reshape(7 * len(moving), -1)
-    part[np.diag_indices_from(part)] *= 1.0 + _DAMPING
-    step = np.zeros_like(g)
-    step[moving] = np.linalg.solve(part, -g[moving].ravel()).reshape(-1, 7)
+    every, place = np.arange(len(first)), np.full(len(S), len(moving))
+    place[moving] = np.arange(len(moving))  # all that stands still shares the last place
+    J = np.zeros((len(first), 7, len(moving) + 1, 7))
+    J[every, :, place[first]] = -similarity.adjoint(similarity.inverse(found))
+    J[every, :, place[second]] = np.eye(7)
+    rows = J[:, :, :-1].reshape(len(first), 7, -1)
+    weighted = information @ rows
+    # Many small products: one large one would wake the threads of the library, and wait for them.
+    H = (rows.mT @ weighted).sum(axis=0)
+    g = (residual[:, None] @ weighted)[:, 0].sum(axis=0)
+    H[np.diag_indices_from(H)] *= 1.0 + _DAMPING
+    step = np.zeros((len(S), 7))
+    step[moving] = np.linalg.solve(H, -g).reshape(-1, 7)
     return step

@@ -6,33 +6,70 @@ the two is what the pair adds to a stream: thousands of pixels become one measur
 numbers with its information, so that a window of many pairs is solved in no time.
 
 Residuals are those of C4D (ICCV 2025), section 4: GA, the distance of points, in standard
-deviations along and across the ray; and CMA, the distance of matched pixels.
+deviations along and across the ray; and CMA, the distance of matched pixels. The derivatives of
+each kind are the same few functions of a pixel in different places, so that its normal equations
+follow from the moments of those functions.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
-from torch import Tensor
+from numpy.typing import NDArray
 
 from recon4d_ros.alignment import similarity
-from recon4d_ros.geometry import se3, sim3
+from recon4d_ros.alignment.frame_depth import lower_median
+from recon4d_ros.geometry import sim3
 from recon4d_ros.geometry.robust import HALF_NORMAL_MEDIAN, RAYLEIGH_MEDIAN
 
-# Half of them let the weights settle, the others the solution.
-_STEPS = 4
+Array = NDArray[np.float32]
+Matrices = NDArray[np.float64]
+
+# Steps on a few pixels let the weights settle; the one after them takes all pixels.
+_STEPS, _FEW = 2, 500
+_NEAR = 0.05  # over the depth, or radians
 # Share of agreeing pixels below which a guess was too far off to start from.
 _GOOD_START = 0.5
 _KERNEL = 2.5  # Cauchy scale in standard deviations
-# Noise that is never undercut: over the distance, and of a matched pixel in px.
-_LEAST_NOISE, _LEAST_NOISE_PX = 1e-4, 0.02
-# And what is taken for no noise any more but for a wrong pose, likewise.
-_MOST_NOISE, _MOST_NOISE_PX = 0.2, 20.0
+# Noise that is never undercut, and what is taken for no noise any more but for a wrong pose: over
+# the distance, and of a matched pixel in px.
+_NOISE, _NOISE_PX = (1e-4, 0.2), (0.02, 20.0)
 # Residuals beyond this say that the pixel moves or is wrong, in standard deviations.
 _OUTLIER = 4.0
-_MEDIAN_STRIDE = 4  # every so many pixels fix a median well enough
+
+
+def _places(*rows: str) -> Matrices:
+    """Linear map (7, F) from functions of a pixel, named by letters, to a derivative.
+
+    Each row is a letter with its sign in front, or 0; the first argument names the functions.
+    """
+    names, found = rows[0], np.zeros((7, len(rows[0])))
+    for row, name in enumerate(rows[1:]):
+        if name != "0":
+            found[row, names.index(name[-1])] = -1.0 if name[0] == "-" else 1.0
+    return found
+
+
+# A similarity on the left of S moves y = S q by v + w x y + sigma y; the unknowns are v, w, sigma.
+# GA in all directions alike: functions 1, x, y, z and the three misses.
+_EACH = "1xyzabc"
+_BY_POINT = (
+    _places(_EACH, "1", "0", "0", "0", "z", "-y", "x"),
+    _places(_EACH, "0", "1", "0", "-z", "0", "x", "y"),
+    _places(_EACH, "0", "0", "1", "y", "-x", "0", "z"),
+)
+# GA along a direction d: d, y x d, y d and the miss.
+_BY_RAY = (np.eye(7, 8),)
+# CMA with u = x / z, v = y / z: i = 1 / z, ui (j), vi (k), u, v, uv (m), 1 + u^2 (p), 1 + v^2 (q)
+# and both misses.
+_MATCH = "ijkuvmpqab"
+_BY_MATCH = (
+    _places(_MATCH, "i", "0", "-j", "-m", "p", "-v", "0"),
+    _places(_MATCH, "0", "i", "-k", "-q", "m", "u", "0"),
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,18 +84,32 @@ class PairSamples:
         focal_px: px per unit of direction.
     """
 
-    source: Tensor
-    target: Tensor
-    matched: Tensor | None
-    weight: Tensor
+    source: Array
+    target: Array
+    matched: Array | None
+    weight: Array
     focal_px: float
 
-    def of(self, rows: Tensor) -> PairSamples:
-        """Some of the pairs."""
-        matched = None if self.matched is None else self.matched[rows]
-        return PairSamples(
-            self.source[rows], self.target[rows], matched, self.weight[rows], self.focal_px
-        )
+    def at(self, rows: NDArray[np.int64] | slice, pixels: slice = slice(None)) -> PairSamples:
+        """Some of the pairs and of their pixels."""
+        matched = None if self.matched is None else self.matched[rows, :, pixels]
+        points = self.source[rows, :, pixels], self.target[rows, :, pixels]
+        return PairSamples(*points, matched, self.weight[rows, pixels], self.focal_px)
+
+    @cached_property
+    def nearness(self) -> Array:
+        """(E, P) one over the squared distance of the targets."""
+        return np.asarray(1.0 / _dot(self.target, self.target))
+
+    @cached_property
+    def few(self) -> slice:
+        """Pixels that are enough for a first idea."""
+        return slice(None, None, max(1, self.weight.shape[1] // _FEW))
+
+    @cached_property
+    def unused(self) -> NDArray[np.bool_]:
+        """(E, F) of those few pixels."""
+        return np.asarray(self.weight[:, self.few] <= 0)
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,172 +117,157 @@ class PairSimilarity:
     """E measurements.
 
     Attributes:
-        S: (E, 4, 4) float64, second camera and unit to first camera and the pair's unit.
-        information: (E, 7, 7) float64 in the coordinates of `pose_graph.PoseGraph`.
+        S: (E, 4, 4) second camera and unit to first camera and the pair's unit.
+        information: (E, 7, 7) in the coordinates of `pose_graph.PoseGraph`.
         agreement: (E,) share of the weighted pixels that agree with it.
     """
 
-    S: Tensor
-    information: Tensor
-    agreement: Tensor
+    S: Matrices
+    information: Matrices
+    agreement: Matrices
 
 
-def measure(samples: PairSamples, start: Tensor) -> PairSimilarity:
+def measure(samples: PairSamples, start: Matrices) -> PairSimilarity:
     """Robust similarities by reweighted Gauss-Newton steps.
 
     Args:
         samples: of E pairs, at least three pixels of weight in each.
-        start: (E, 4, 4) float64 first guesses; where few pixels agree with what they lead to, the
-            search starts anew from the points alone.
+        start: (E, 4, 4) first guesses; where few pixels agree with what they lead to, the search
+            starts anew from the points alone.
 
     Raises:
         GeometryError: such points of a pair determine no similarity.
     """
     found = _refined(samples, start)
-    bad = torch.nonzero(~(found.agreement >= _GOOD_START)).squeeze(-1)
+    bad = np.flatnonzero(~(found.agreement >= _GOOD_START))
     if len(bad) == 0:
         return found
-    again = _refined(samples.of(bad), _fitted(samples.of(bad)))
-    better = again.agreement > found.agreement[bad].nan_to_num(0.0)
-    rows = bad[better]
-    return PairSimilarity(
-        found.S.index_copy(0, rows, again.S[better]),
-        found.information.index_copy(0, rows, again.information[better]),
-        found.agreement.index_copy(0, rows, again.agreement[better]),
-    )
+    again = _refined(samples.at(bad), _fitted(samples.at(bad)))
+    better = again.agreement > np.nan_to_num(found.agreement[bad])
+    for old, new in zip(_parts(found), _parts(again), strict=True):
+        old[bad[better]] = new[better]
+    return found
 
 
-def _refined(samples: PairSamples, start: Tensor) -> PairSimilarity:
-    share = (samples.weight > 0).sum(dim=1, keepdim=True) / samples.weight.sum(1, keepdim=True)
-    weight, S = samples.weight * share, start.numpy()
+def _parts(found: PairSimilarity) -> tuple[Matrices, ...]:
+    return found.S, found.information, found.agreement
+
+
+def _refined(samples: PairSamples, start: Matrices) -> PairSimilarity:
+    few, S = samples.at(slice(None), samples.few), start
     for _ in range(_STEPS):
-        at = _compared(samples, torch.from_numpy(S).to(samples.source))
-        H, g = _normal_equations(at, weight / (1.0 + at.squared / _KERNEL**2))
-        right = similarity.adjoint(S)
-        H, g = right.mT @ H.numpy() @ right, right.mT @ g.numpy()
-        S = S @ similarity.exp(-np.linalg.solve(H + 1e-9 * np.eye(7), g)[..., 0])
-    exact = torch.from_numpy(similarity.exact(S))
-    at = _compared(samples, exact.to(samples.source))
-    agreement = (weight * (at.squared < _OUTLIER**2)).sum(dim=1) / weight.sum(dim=1)
-    return PairSimilarity(exact, torch.from_numpy(H), agreement.double())
+        S = _stepped(few, S).S
+    found = _stepped(samples, S)
+    return replace(found, S=similarity.exact(found.S))
 
 
-def _fitted(samples: PairSamples) -> Tensor:
+def _fitted(samples: PairSamples) -> Matrices:
     """Similarities (E, 4, 4) of the points alone, some of which may move."""
-    points = (samples.source.mT.double(), samples.target.mT.double(), samples.weight)
-    return torch.stack([sim3.fit_robust(*pair).S for pair in zip(*points, strict=True)])
+    points = (samples.source.swapaxes(1, 2), samples.target.swapaxes(1, 2), samples.weight)
+    rows = zip(*(torch.from_numpy(each).double() for each in points), strict=True)
+    return np.stack([sim3.fit_robust(*row).S.numpy() for row in rows])
+
+
+def _stepped(samples: PairSamples, S: Matrices) -> PairSimilarity:
+    """After one step; information and agreement are those before it, which a long step voids."""
+    H, g, agreement = normal_equations(samples, S)
+    right = similarity.adjoint(S)
+    H, g = right.mT @ H @ right, right.mT @ g[..., None]
+    step = np.linalg.solve(H + 1e-9 * np.eye(7), -g)[..., 0]
+    agreement = np.where(np.abs(step).max(axis=1) < _NEAR, agreement, 0.0)
+    return PairSimilarity(S @ similarity.exp(step), H, agreement)
+
+
+def normal_equations(samples: PairSamples, S: Matrices) -> tuple[Matrices, Matrices, Matrices]:
+    """H (E, 7, 7) and gradient (E, 7) by a similarity on the left of S, and the agreement (E,)."""
+    top = S[:, :3].astype(samples.source.dtype)
+    point = top[..., :3] @ samples.source + top[..., 3:]
+    kinds, squared = _along_and_across(samples, point)
+    if samples.matched is not None:
+        match = _Kind(*_match_functions(samples.matched, point), _BY_MATCH)
+        square = match.functions[:, -2] ** 2 + match.functions[:, -1] ** 2
+        limits_px = _NOISE_PX[0] / samples.focal_px, _NOISE_PX[1] / samples.focal_px
+        certainty = _certainty(square, samples, RAYLEIGH_MEDIAN, limits_px)
+        squared += certainty * square
+        kinds.append(replace(match, weight=match.weight * certainty))
+    robust = samples.weight / (1.0 + squared / np.float32(_KERNEL**2))
+    parts = [_pulled(kind, robust) for kind in kinds]
+    total = samples.weight.sum(axis=1)
+    share = (samples.weight > 0).sum(axis=1) / total  # a mean weight of one
+    agreeing = (samples.weight * (squared < _OUTLIER**2)).sum(axis=1) / total
+    H, g = (np.asarray(sum(part)) for part in zip(*parts, strict=True))
+    return share[:, None, None] * H, share[:, None] * g, agreeing
 
 
 @dataclass(frozen=True, eq=False)
-class _Compared:
-    """Where the points fall, and by how much they miss; all that lies before the derivatives.
+class _Kind:
+    """One kind of residual.
 
     Attributes:
-        point: (E, 3, P) y = S q.
-        miss: (E, 3, P) y - target.
-        across: (E, P) weight of every direction of the miss, 1 / variance.
-        directions: K directions (E, 3, P) along which y is compared once more.
-        lengths: K misses (E, P) along them.
-        weights: K weights (E, P).
-        squared: (E, P) squared length of all of it, in standard deviations.
+        functions: (E, F, P) of every pixel, the misses of its K directions last.
+        weight: (E, P) or wider of every direction, one over the variance.
+        places: K maps (7, F) from the functions to the derivatives of the misses.
     """
 
-    point: Tensor
-    miss: Tensor
-    across: Tensor
-    directions: tuple[Tensor, ...]
-    lengths: tuple[Tensor, ...]
-    weights: tuple[Tensor, ...]
-    squared: Tensor
+    functions: Array
+    weight: Array
+    places: tuple[Matrices, ...]
 
 
-def _compared(samples: PairSamples, S: Tensor) -> _Compared:
-    point = S[:, :3, :3] @ samples.source + S[:, :3, 3:]
-    along = _along_rays(samples, point)
-    if samples.matched is None:
-        return along
-    inverse = torch.where(point[:, 2] > 0, 1.0 / point[:, 2], 0.0)  # behind: no say
-    u, v = point[:, 0] * inverse, point[:, 1] * inverse
-    du, dv = u - samples.matched[:, 0], v - samples.matched[:, 1]
-    square = du * du + dv * dv
-    sigma = _noise(square, samples).sqrt() / RAYLEIGH_MEDIAN
-    limits = _LEAST_NOISE_PX / samples.focal_px, _MOST_NOISE_PX / samples.focal_px
-    weight = 1.0 / sigma.clamp(*limits).square()
-    zero = torch.zeros_like(u)
-    by_u = torch.stack([inverse, zero, -u * inverse], dim=1)
-    by_v = torch.stack([zero, inverse, -v * inverse], dim=1)
-    return _Compared(
-        point,
-        along.miss,
-        along.across,
-        (*along.directions, by_u, by_v),
-        (*along.lengths, du, dv),
-        (*along.weights, weight, weight),
-        along.squared + weight * square,
-    )
+def _along_and_across(samples: PairSamples, point: Array) -> tuple[list[_Kind], Array]:
+    """GA, and its squared length (E, P) in standard deviations.
+
+    A network errs more along the ray than across it, both in proportion to the distance.
+    """
+    near, target, miss = samples.nearness, samples.target, point - samples.target
+    along = _dot(miss, target)
+    along_square = along * along * near * near
+    across_square = np.maximum(_dot(miss, miss) * near - along_square, 0.0)
+    along_sure = _certainty(along_square, samples, HALF_NORMAL_MEDIAN, _NOISE)
+    across_sure = _certainty(across_square, samples, RAYLEIGH_MEDIAN, _NOISE)
+    each = np.concatenate([np.ones_like(point[:, :1]), point, miss], axis=1)
+    (x, y, z), (a, b, c) = point.swapaxes(0, 1), target.swapaxes(0, 1)
+    turned = y * c - z * b, z * a - x * c, x * b - y * a
+    ray = np.stack([a, b, c, *turned, along + 1.0 / near, along], axis=1)
+    kinds = [
+        _Kind(each, near * across_sure, _BY_POINT),
+        # The ray is the target over its length; in all directions it was weighed already.
+        _Kind(ray, near * near * (along_sure - across_sure), _BY_RAY),
+    ]
+    return kinds, along_sure * along_square + across_sure * across_square
 
 
-def _along_rays(samples: PairSamples, point: Tensor) -> _Compared:
-    """A network errs more along the ray than across it, both in proportion to the distance."""
-    miss, nearness = point - samples.target, 1.0 / _dot(samples.target, samples.target)
-    along = _dot(miss, samples.target)
-    along_square = along * along * nearness
-    square = _dot(miss, miss)
-    off_square = (square - along_square).clamp(min=0.0) * nearness
-    along_noise = _noise(along_square * nearness, samples).sqrt() / HALF_NORMAL_MEDIAN
-    across_noise = _noise(off_square, samples).sqrt() / RAYLEIGH_MEDIAN
-    across = nearness / across_noise.clamp(_LEAST_NOISE, _MOST_NOISE).square()
-    more = nearness / along_noise.clamp(_LEAST_NOISE, _MOST_NOISE).square() - across
-    squared = across * square + more * along_square
-    # The ray is the target over its length, which the weight makes good.
-    return _Compared(point, miss, across, (samples.target,), (along,), (more * nearness,), squared)
+def _match_functions(matched: Array, point: Array) -> tuple[Array, Array]:
+    """Functions (E, F, P) of `_MATCH`, and 1 where (E, P) the point is in front, else 0."""
+    x, y, z = point.swapaxes(0, 1)
+    front = (z > 0).astype(z.dtype)
+    i = front / np.where(z > 0, z, 1.0)
+    u, v = x * i, y * i
+    misses = u - matched[:, 0], v - matched[:, 1]
+    return np.stack([i, u * i, v * i, u, v, u * v, 1.0 + u * u, 1.0 + v * v, *misses], 1), front
 
 
-def _dot(one: Tensor, other: Tensor) -> Tensor:
+def _pulled(kind: _Kind, robust: Array) -> tuple[Matrices, Matrices]:
+    """H (E, 7, 7) and g (E, 7) of one kind."""
+    weighted = kind.functions * (robust * kind.weight)[:, None]
+    moments = (weighted @ kind.functions.swapaxes(1, 2)).astype(np.float64)
+    misses = moments[:, :, -len(kind.places) :].transpose(2, 0, 1)
+    H = sum(place @ moments @ place.T for place in kind.places)
+    g = sum(miss @ place.T for place, miss in zip(kind.places, misses, strict=True))
+    return np.asarray(H), np.asarray(g)
+
+
+def _dot(one: Array, other: Array) -> Array:
     """(E, P) of two (E, 3, P): sums over an axis of three are slow."""
-    return one[:, 0] * other[:, 0] + one[:, 1] * other[:, 1] + one[:, 2] * other[:, 2]
+    products = (one[:, axis] * other[:, axis] for axis in range(3))
+    return np.asarray(sum(products))
 
 
-def _normal_equations(at: _Compared, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """H (E, 7, 7) and gradient (E, 7, 1), float64, by a similarity on the left of S.
-
-    It moves y by v + w x y + sigma y; seen along a direction d that is (d, y x d, y d).
-    """
-    H, g = _isotropic(at, weight * at.across)
-    for direction, length, own in zip(at.directions, at.lengths, at.weights, strict=True):
-        (x, y, z), (a, b, c) = at.point.unbind(1), direction.unbind(1)
-        grown = x * a + y * b + z * c
-        J = torch.stack([a, b, c, y * c - z * b, z * a - x * c, x * b - y * a, grown], dim=1)
-        weighted = J * (weight * own).unsqueeze(1)
-        H += (weighted @ J.mT).double()
-        g += (weighted @ length.unsqueeze(-1)).double()
-    return H, g
-
-
-def _isotropic(at: _Compared, weight: Tensor) -> tuple[Tensor, Tensor]:
-    """The part that weighs all directions alike, from sums over the points only."""
-    y = torch.cat([torch.ones_like(weight).unsqueeze(1), at.point], dim=1)
-    weighted = y * weight.unsqueeze(1)
-    moments = (weighted @ y.mT).double()  # 4 4
-    pulls = (weighted @ at.miss.mT).double()  # 4 3
-    total, mean, square = moments[:, :1, :1], moments[:, 0, 1:], moments[:, 1:, 1:]
-    trace = square.diagonal(dim1=1, dim2=2).sum(dim=1)[:, None, None]
-    identity = torch.eye(3, dtype=torch.float64)
-    H = torch.zeros(len(weight), 7, 7, dtype=torch.float64)
-    H[:, :3, :3] = total * identity
-    H[:, :3, 3:6] = -se3.skew(mean)
-    H[:, 3:6, :3] = se3.skew(mean)
-    H[:, 3:6, 3:6] = trace * identity - square
-    H[:, :3, 6] = H[:, 6, :3] = mean
-    H[:, 6:, 6:] = trace
-    turn = pulls[:, 1:] - pulls[:, 1:].mT
-    turning = torch.stack([turn[:, 1, 2], turn[:, 2, 0], turn[:, 0, 1]], dim=1)
-    growing = pulls[:, 1:].diagonal(dim1=1, dim2=2).sum(dim=1, keepdim=True)
-    return H, torch.cat([pulls[:, 0], turning, growing], dim=1).unsqueeze(-1)
-
-
-def _noise(values: Tensor, samples: PairSamples) -> Tensor:
-    """Median (E, 1) of the used values (E, P)."""
-    few = slice(None), slice(None, None, _MEDIAN_STRIDE if values.shape[1] > 1000 else 1)
-    known = torch.where(samples.weight[few] > 0, values[few], torch.nan)
-    return known.nanmedian(dim=1, keepdim=True).values
+def _certainty(
+    squares: Array, samples: PairSamples, median: float, limits: tuple[float, float]
+) -> Array:
+    """One over the variance (E, 1) of what has these squares (E, P) and such a median."""
+    few = squares[:, samples.few].copy()
+    few[samples.unused] = np.nan
+    sigma = np.sqrt(lower_median(few)) / np.float32(median)
+    return np.asarray(1.0 / sigma.clip(*limits)[:, None] ** 2, dtype=squares.dtype)

@@ -26,7 +26,7 @@ class FixedLagConfig:
         10, "frames after which a keyframe is taken", unit="frames", minimum=1, maximum=1000
     )
     num_anchors: int = setting(
-        2, "keyframes that a frame is paired with beside its neighbours", minimum=1, maximum=16
+        3, "newest keyframes, with one of which in turn a frame is paired", minimum=1, maximum=16
     )
     num_samples: int = setting(
         2000, "static pixels of a pair that are compared", minimum=100, maximum=1_000_000
