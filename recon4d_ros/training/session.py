@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from recon4d_ros.datatypes.clips import Clips
-from recon4d_ros.predictors.pomato.loading import choose_device
+from recon4d_ros.predictors.devices import choose_device
 from recon4d_ros.synthetic.clips import ClipGenerator, ClipSettings
 from recon4d_ros.training.config import (
     ClipsConfig,
@@ -57,7 +57,7 @@ def train_network(
         ModelError: given weights cannot be used.
     """
     config = load_training(kind, config_file, overrides)
-    device = choose_device(config.run.device)
+    device = choose_device(config.run.device, "run.device")
     task = make_task(config, device)
     sources = rendered_sources(config, device)
     outcome = train(task, sources, config, folder, is_resumed=is_resumed)
