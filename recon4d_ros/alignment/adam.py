@@ -17,11 +17,12 @@ from torch import Tensor
 from recon4d_ros.alignment import objectives
 from recon4d_ros.alignment.optics import Optics
 from recon4d_ros.alignment.pairs import Pairs
+from recon4d_ros.alignment.pixel_losses import Measured, PixelLosses
 from recon4d_ros.alignment.spanning_tree import Chain
 from recon4d_ros.config import OfflineConfig
 from recon4d_ros.geometry import camera, se3
 
-_BETAS = (0.9, 0.9)
+_BETAS, _EPSILON = (0.9, 0.9), 1e-8
 # Geometric mean of the pairs' scales; it fixes the unit of the map.
 _MEAN_SCALE = 0.5
 # Residuals that `evaluate` judges at most.
@@ -83,29 +84,6 @@ class _Unknowns:
         return (self.focal / _FOCAL_GAIN).exp()
 
 
-@dataclass(frozen=True, eq=False)
-class _Measured:
-    """Constants of the first stage, components before pixels.
-
-    Attributes:
-        uv: (HW, 2) px from the principal point.
-        first: (E, 3, HW).
-        second: (E, 3, HW).
-        weight_1: (E, HW).
-        weight_2: (E, HW).
-        matched: (E, 2, HW) matched directions, or None.
-        static: (E, HW) pixels whose flow counts.
-    """
-
-    uv: Tensor
-    first: Tensor
-    second: Tensor
-    weight_1: Tensor
-    weight_2: Tensor
-    matched: Tensor | None
-    static: Tensor
-
-
 def descend(
     pairs: Pairs,
     masks: Tensor,
@@ -131,16 +109,17 @@ def descend(
     totals: list[float] = []
 
     def step(share: float) -> Tensor:
-        parts = _objectives(unknowns, measured, pairs, config, share >= config.movement_start)
-        total = _total(parts, config)
+        poses = unknowns.poses()
+        movement = config.movement_weight if share >= config.movement_start else 0.0
+        pixels = _of_pixels(unknowns, measured, poses, movement, config)
+        smooth = objectives.smoothness_first_order(poses, config.translation_weight)
+        total = pixels + config.smoothness_weight * smooth
         totals.append(float(total.detach()))
         return total
 
     _adam(unknowns.leaves(), step, config)
     with torch.no_grad():
-        parts = _objectives(unknowns, measured, pairs, config, True)
-        losses = {name: float(value) for name, value in parts.items()}
-        losses["total"] = float(_total(parts, config))
+        losses = _losses(unknowns, measured, config)
         chain = Chain(
             unknowns.poses().double(),
             unknowns.log_scale().double(),
@@ -173,55 +152,43 @@ def fit_depth(
 
 def _adam(leaves: list[Tensor], loss: Callable[[float], Tensor], config: OfflineConfig) -> None:
     """Adam with a rate that falls linearly; the loss is told the share of steps made."""
-    optimiser = torch.optim.Adam(leaves, lr=config.learning_rate, betas=_BETAS)
+    # torch's own loads its compiler first, which takes longer than a short clip.
+    moments = [(torch.zeros_like(leaf), torch.zeros_like(leaf)) for leaf in leaves]
     for number in range(config.iterations):
         share = number / config.iterations
         rate = config.learning_rate + share * (config.final_learning_rate - config.learning_rate)
-        optimiser.param_groups[0]["lr"] = rate
-        optimiser.zero_grad()
         with torch.enable_grad():  # the caller may have switched gradients off
-            loss(share).backward()  # type: ignore[no-untyped-call]
-        optimiser.step()
+            slopes = torch.autograd.grad(loss(share), leaves)
+        bias, bias_2 = (1.0 - beta ** (number + 1) for beta in _BETAS)
+        with torch.no_grad():
+            for leaf, slope, (mean, square) in zip(leaves, slopes, moments, strict=True):
+                mean.lerp_(slope, 1.0 - _BETAS[0])
+                square.mul_(_BETAS[1]).addcmul_(slope, slope, value=1.0 - _BETAS[1])
+                spread = (square / bias_2).sqrt_().add_(_EPSILON)
+                leaf.addcdiv_(mean, spread, value=-rate / bias)
 
 
-def _objectives(
-    unknowns: _Unknowns, measured: _Measured, pairs: Pairs, config: OfflineConfig, moving: bool
-) -> dict[str, Tensor]:
-    """GA, CMA and CTS; CMA is left out while the flows differ too much to be compared."""
-    i, j = pairs.edges.T
-    poses, focal = unknowns.poses(), unknowns.focal_px()
-    depth = unknowns.log_depth.exp().unsqueeze(1)
-    xy = (measured.uv / focal).mT
-    cam = torch.cat([xy * depth, depth], dim=1)
-    world = poses[:, :3, :3] @ cam + poses[:, :3, 3:]
-    world_1, world_2 = world.index_select(0, i), world.index_select(0, j)
-    S = unknowns.similarities()
-    first = objectives.global_alignment(world_1.mT, measured.first.mT, S, measured.weight_1)
-    second = objectives.global_alignment(world_2.mT, measured.second.mT, S, measured.weight_2)
-    zero = torch.zeros(())
-    movement = zero
-    if moving and measured.matched is not None:
-        movement = _movement(poses[i], world_2, focal, measured)
-        movement = movement if float(movement.detach()) <= config.max_movement_px else zero
-    smooth = objectives.smoothness_first_order(poses, config.translation_weight)
-    return {"ga": first + second, "cma": movement, "cts": smooth}
+def _of_pixels(
+    unknowns: _Unknowns, measured: Measured, poses: Tensor, movement: float, config: OfflineConfig
+) -> Tensor:
+    """GA and weighed CMA."""
+    state = unknowns.log_depth, poses, unknowns.similarities(), unknowns.focal_px()
+    total: Tensor = PixelLosses.apply(  # type: ignore[no-untyped-call]
+        *state, measured, movement, config.max_movement_px
+    )
+    return total
 
 
-def _movement(poses_1: Tensor, world_2: Tensor, focal: Tensor, measured: _Measured) -> Tensor:
-    """CMA: flow by the cameras' motion against matched flow, from the pixels of frame 2."""
-    assert measured.matched is not None
-    R, t = poses_1[:, :3, :3], poses_1[:, :3, 3:]
-    point = torch.baddbmm(R.mT @ t, R.mT, world_2, beta=-1)
-    z = point[:, 2:]
-    in_front = z > 0
-    # Dividing by a harmless 1 behind the camera keeps the gradient of the other points finite.
-    ego = focal * point[:, :2] / torch.where(in_front, z, 1.0)
-    ego = torch.where(in_front, ego, torch.nan)
-    matched = focal.detach() * measured.matched
-    one_way = objectives.camera_movement(ego.mT, matched.mT, measured.static)
-    # Both directions of every pair count, each as a mean of its own; over symmetric pairs they
-    # are the same set of flows.
-    return 2.0 * one_way
+def _losses(unknowns: _Unknowns, measured: Measured, config: OfflineConfig) -> dict[str, float]:
+    """GA, CMA and CTS, and their weighed total; a CMA beyond its bound is told as zero."""
+    poses = unknowns.poses()
+    alone, both = (
+        float(_of_pixels(unknowns, measured, poses, weight, config)) for weight in (0.0, 1.0)
+    )
+    smooth = float(objectives.smoothness_first_order(poses, config.translation_weight))
+    moved = both - alone
+    total = alone + config.movement_weight * moved + config.smoothness_weight * smooth
+    return {"ga": alone, "cma": moved, "cts": smooth, "total": total}
 
 
 def evaluate(
@@ -250,29 +217,26 @@ def evaluate(
     with torch.no_grad():
         unknowns = _Unknowns(pairs, chain, depth.flatten(1)[:, ::every], free_focal=False)
         measured = _measured(pairs, masks, confirmed, optics, every)
-        parts = _objectives(unknowns, measured, pairs, config, True)
-        losses = {name: float(value) for name, value in parts.items()}
-        return losses | {"total": float(_total(parts, config))}
+        return _losses(unknowns, measured, config)
 
 
 def _measured(
     pairs: Pairs, masks: Tensor, confirmed: Tensor | None, optics: Optics, every: int = 1
-) -> _Measured:
+) -> Measured:
     uv = optics.squared(camera.pixel_grid(pairs.size)) - torch.tensor(optics.centre_px)
     static = ~masks[pairs.edges[:, 1]]
     matched = None
     if pairs.matching is not None and confirmed is not None:
-        static = static & confirmed
         points = pairs.matching.points
         in_front = points[..., 2:] > 0
-        direction = points[..., :2] / torch.where(in_front, points[..., 2:], 1.0)
-        matched = _planes(torch.where(in_front, direction, torch.nan), every)
-    return _Measured(
-        uv.flatten(0, 1)[::every],
-        _planes(pairs.first.points, every),
-        _planes(pairs.second.points, every),
-        pairs.first.weight.flatten(1)[:, ::every],
-        pairs.second.weight.flatten(1)[:, ::every],
+        static = static & confirmed & in_front[..., 0]
+        matched = _planes(points[..., :2] / torch.where(in_front, points[..., 2:], 1.0), every)
+    views = pairs.first, pairs.second
+    return Measured(
+        pairs.edges,
+        uv.flatten(0, 1)[::every].T.contiguous(),
+        torch.cat([_planes(view.points, every) for view in views]),
+        torch.cat([view.weight.flatten(1)[:, ::every] for view in views]),
         matched,
         static.flatten(1)[:, ::every].float(),
     )
@@ -281,11 +245,6 @@ def _measured(
 def _planes(maps: Tensor, every: int) -> Tensor:
     """Maps (E, H, W, C) as (E, C, P)."""
     return maps.flatten(1, 2)[:, ::every].mT.contiguous()
-
-
-def _total(parts: Mapping[str, Tensor], config: OfflineConfig) -> Tensor:
-    moved = config.movement_weight * parts["cma"]
-    return parts["ga"] + moved + config.smoothness_weight * parts["cts"]
 
 
 def _orthonormal(chain: Chain) -> Chain:
