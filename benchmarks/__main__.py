@@ -35,6 +35,7 @@ PARTS = (
     "pomato",
     "pomato_oracle",
     "alignment",
+    "clips",
 )
 SHORT = {"ate": "trajectories"}
 

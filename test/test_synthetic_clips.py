@@ -75,6 +75,8 @@ def test_rays_that_cross_bent_quads_end_on_them() -> None:
         solid = truth.hits.solid[0].long()
         points = pointmap.from_depth(truth.hits.depth[0].double(), truth.world.K[0])
         bent = solids.kind[0, solid] == Kind.BENT_QUAD
+        if not bent.any():
+            continue
         place = solid[bent]
         unit = se3.transform(view.T_solid_cam[0, 0, place], points[bent])
         unit = unit / solids.half_size[0, place]

@@ -42,6 +42,7 @@ def solid_labels(world: World, view: Views, rule: LabelRule) -> SolidLabels:
     else:
         moves = _kubric(view, count_turns=rule is LabelRule.KUBRIC)
         is_judged = torch.ones_like(moves[:, 0])
+    moves = moves & world.solids.is_present[:, None]
     return SolidLabels(moves.any(dim=1), _about_frames(moves), is_judged)
 
 

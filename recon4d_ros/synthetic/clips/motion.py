@@ -42,16 +42,18 @@ class Views:
 
 def views(world: World, times: Tensor) -> Views:
     """The scenes at times (B, T) float64, frames."""
-    T_world_cam = camera_poses(world.camera, times)
     solids = world.solids
-    progress = _progress(solids, times)
-    T_world_solid = _solid_poses(solids, progress)
-    following = T_world_cam[:, :, None] @ _in_camera(world)[:, None]
-    T_world_solid = torch.where(
-        solids.is_following[:, None, :, None, None], following, T_world_solid
-    )
-    phase = solids.phase[:, None] + progress * solids.phase_rate[:, None]
-    return Views(T_world_cam, T_world_solid, phase)
+    phase = solids.phase[:, None] + _progress(solids, times) * solids.phase_rate[:, None]
+    T_world_solid = solid_poses(solids, world.camera, times)
+    return Views(camera_poses(world.camera, times), T_world_solid, phase)
+
+
+def solid_poses(solids: Solids, camera: CameraPath, times: Tensor) -> Tensor:
+    """T_world_solid (B, K, S, 4, 4) float64 at times (B, K)."""
+    own = _own_poses(solids, _progress(solids, times))
+    T_cam_solid = se3.inverse(camera_poses(camera, solids.reference)) @ solids.T_world_reference
+    following = camera_poses(camera, times)[:, :, None] @ T_cam_solid[:, None]
+    return torch.where(solids.is_following[:, None, :, None, None], following, own)
 
 
 def camera_poses(path: CameraPath, times: Tensor) -> Tensor:
@@ -85,16 +87,10 @@ def _progress(solids: Solids, times: Tensor) -> Tensor:
     return held - solids.reference[:, None].maximum(begin).minimum(end)
 
 
-def _solid_poses(solids: Solids, progress: Tensor) -> Tensor:
+def _own_poses(solids: Solids, progress: Tensor) -> Tensor:
     along = progress.unsqueeze(-1)
     turned = se3.exp_so3(solids.turn[:, None] * along)
     arm = solids.T_world_reference[..., :3, 3] - solids.pivot
     swung = (turned @ arm[:, None].unsqueeze(-1)).squeeze(-1)
     centre = solids.pivot[:, None] + swung + solids.velocity[:, None] * along
     return se3.assemble(turned @ solids.T_world_reference[:, None, :, :3, :3], centre)
-
-
-def _in_camera(world: World) -> Tensor:
-    """T_cam_solid (B, S, 4, 4) at the solids' reference times."""
-    T_world_cam = camera_poses(world.camera, world.solids.reference)
-    return se3.inverse(T_world_cam) @ world.solids.T_world_reference

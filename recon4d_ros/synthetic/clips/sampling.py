@@ -7,6 +7,7 @@ is which.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import torch
@@ -15,7 +16,7 @@ from torch import Tensor
 from recon4d_ros.datatypes.clips import CameraMotion
 from recon4d_ros.geometry import camera, se3
 from recon4d_ros.synthetic.clips.dice import Dice
-from recon4d_ros.synthetic.clips.motion import camera_poses
+from recon4d_ros.synthetic.clips.motion import camera_poses, solid_poses
 from recon4d_ros.synthetic.clips.object_motion import draw_motion
 from recon4d_ros.synthetic.clips.settings import ClipSettings
 from recon4d_ros.synthetic.clips.surfaces import draw_surfaces
@@ -36,6 +37,10 @@ _MAX_TURN_RAD = 0.6
 _NEAREST, _FARTHEST = 0.6, 2.0  # of solids, share of the usual depth
 # Places of solids around the middle of the image, share of its half: some lie outside.
 _SPREAD = 1.2
+# Standing solids beyond the fewest are left out where all would cover more of the picture.
+_STATIC_AREA = 0.3
+# Least gap between the camera and a solid, share of the solid's size.
+_CLEARANCE = 0.25
 
 
 def draw_world(settings: ClipSettings, dice: Dice) -> World:
@@ -45,8 +50,9 @@ def draw_world(settings: ClipSettings, dice: Dice) -> World:
     is_still = dice.chance(settings.still_share)
     camera_kind, path = _draw_camera(settings, dice, depth, is_still)
     solids, standing = _draw_solids(settings, dice, K, depth, path)
-    mover = _draw_movers(settings, dice, solids.is_present, is_still)
-    solids = draw_motion(settings, dice, solids, path, mover & ~is_still[:, None], standing)
+    movers = _places(settings, solids.is_present)[0] & ~is_still[:, None]
+    solids = draw_motion(settings, dice, solids, path, movers, standing)
+    solids = _kept_clear(settings, solids, path)
     distance = _distance(solids, path)
     surfaces = draw_surfaces(settings, dice, solids, distance)
     return World(K, camera_kind, path, solids, surfaces)
@@ -148,7 +154,8 @@ def _draw_solids(
     reference = dice.uniform(0.0, settings.num_frames - 1.0, places)
     T_world_cam = camera_poses(path, reference)
     kind = _draw_kinds(settings, dice, places)
-    far, angle = _draw_extents(settings, dice, places)
+    is_present = _draw_presence(settings, dice)
+    far, angle = _draw_extents(settings, dice, is_present)
     z = far * depth[:, None]
     half = _draw_half_sizes(settings, dice, K, kind, z * angle)
     uv = dice.uniform(-_SPREAD, _SPREAD, places, 2) * K[:, None, :2, 2] + K[:, None, :2, 2]
@@ -167,7 +174,7 @@ def _draw_solids(
     solids = Solids(
         kind=kind,
         half_size=half,
-        is_present=_draw_presence(settings, dice),
+        is_present=_thin_out(settings, is_present, angle),
         T_world_reference=T_world_solid,
         reference=reference,
         velocity=vector,
@@ -189,22 +196,48 @@ def _draw_kinds(settings: ClipSettings, dice: Dice, places: int) -> Tensor:
     return kind.masked_fill(is_bent, int(Kind.BENT_QUAD))
 
 
-def _draw_extents(settings: ClipSettings, dice: Dice, places: int) -> tuple[Tensor, Tensor]:
+def _draw_extents(settings: ClipSettings, dice: Dice, is_present: Tensor) -> tuple[Tensor, Tensor]:
     """Depths (B, S), share of the usual one, and half extents (B, S), share of the depth."""
+    places = is_present.shape[1]
     far = dice.log_uniform(_NEAREST, _FARTHEST, places)
-    crowd = dice.log_uniform(0.5, 1.8)
-    angle = dice.log_uniform(0.08, 0.35, places) * crowd[:, None]
-    # What stands behind the others is as large as they in the image, or larger.
-    behind = _is_backdrop(settings, far)
+    angle = dice.log_uniform(0.05, 0.2, places)
+    crowded = (angle * _crowding(settings, dice, is_present, angle)[:, None]).clamp(max=0.4)
+    # What stands behind the others is large, but leaves some of the room to be seen.
+    behind = _places(settings, is_present)[2]
     far = torch.where(behind, far * 0.3 + 0.75 * _FARTHEST, far)
-    angle = torch.where(behind, angle * 1.5, angle)
-    return far, angle.clamp(max=0.7) * 0.5
+    return far, torch.where(behind, angle * 2.0, crowded)
 
 
-def _is_backdrop(settings: ClipSettings, like: Tensor) -> Tensor:
-    """(S,) bool: the last places are those of the backdrops."""
-    places = torch.arange(like.shape[-1], device=like.device)
-    return places >= like.shape[-1] - settings.num_backdrops[1]
+def _crowding(settings: ClipSettings, dice: Dice, is_present: Tensor, angle: Tensor) -> Tensor:
+    """Factors (B,) of all sizes that make movers cover an area drawn evenly up to the largest.
+
+    All solids of a clip grow alike, so that large ones are as often standing as moving. Where
+    nothing moves, two that stand take the part of the movers.
+    """
+    movers, statics, _ = _places(settings, is_present)
+    moving = is_present & movers
+    two = statics & (statics.cumsum(0) <= 2)
+    counted = torch.where(moving.any(dim=1, keepdim=True), moving, two)
+    area = ((2.0 * angle).square() * counted).sum(dim=1).clamp(min=1e-3)
+    # More than shall be seen: others stand before them, and some leave the image.
+    wanted = 3.5 * settings.max_dynamic_area * dice.uniform(0.0, 1.0)
+    return (wanted / area).sqrt().clamp(0.4, 4.0)
+
+
+def _thin_out(settings: ClipSettings, is_present: Tensor, angle: Tensor) -> Tensor:
+    """(B, S) presence without the statics that would fill the picture, the fewest kept."""
+    statics = _places(settings, is_present)[1]
+    area = ((2.0 * angle).square() * (is_present & statics)).cumsum(dim=1)
+    few = statics.cumsum(0) <= settings.num_statics[0]
+    return is_present & (~statics | few | (area < _STATIC_AREA))
+
+
+def _places(settings: ClipSettings, like: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """(S,) bool each: the places of movers, of statics and of backdrops."""
+    place = torch.arange(like.shape[1], device=like.device)
+    last = settings.num_movers[1]
+    behind = last + settings.num_statics[1]
+    return (place >= 1) & (place <= last), (place > last) & (place <= behind), place > behind
 
 
 def _draw_half_sizes(
@@ -254,13 +287,19 @@ def _draw_presence(settings: ClipSettings, dice: Dice) -> Tensor:
     return torch.cat(groups, dim=1)
 
 
-def _draw_movers(
-    settings: ClipSettings, dice: Dice, is_present: Tensor, is_still: Tensor
-) -> Tensor:
-    """(B, S) bool: which solids shall move."""
-    places = torch.arange(is_present.shape[1], device=is_present.device)
-    among = (places >= 1) & (places <= settings.num_movers[1])
-    return is_present & among & ~is_still[:, None]
+def _kept_clear(settings: ClipSettings, solids: Solids, path: CameraPath) -> Solids:
+    """The solids without those that the camera would come too near to."""
+    frames = torch.arange(settings.num_frames, dtype=torch.float64, device=solids.wave.device)
+    times = frames.expand(len(solids.wave), -1)
+    T_world_cam = camera_poses(path, times)
+    T_world_solid = solid_poses(solids, path, times)
+    eye = (T_world_cam[:, :, None, :3, 3] - T_world_solid[..., :3, 3]).unsqueeze(-2)
+    local = (eye @ T_world_solid[..., :3, :3]).squeeze(-2)
+    outside = (local.abs() - solids.half_size[:, None]).clamp(min=0.0)
+    gap = torch.linalg.vector_norm(outside, dim=-1).amin(dim=1)
+    is_clear = gap > _CLEARANCE * solids.half_size.amax(dim=-1)
+    is_clear[:, 0] = True
+    return dataclasses.replace(solids, is_present=solids.is_present & is_clear)
 
 
 def _distance(solids: Solids, path: CameraPath) -> Tensor:

@@ -51,7 +51,7 @@ def _pick(values: Tensor, material: Tensor) -> Tensor:
 
 def _draw_tiles(settings: ClipSettings, dice: Dice) -> Tensor:
     """Edges (B, M) of the pictures, share of the distance they are seen from."""
-    usual = dice.log_uniform(0.5, 1.6, _NUM_MATERIALS)
+    usual = dice.log_uniform(0.35, 1.1, _NUM_MATERIALS)
     small = dice.log_uniform(0.1, 0.25, _NUM_MATERIALS)
     return torch.where(dice.chance(settings.repeated, _NUM_MATERIALS), small, usual)
 
