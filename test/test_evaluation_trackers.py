@@ -16,6 +16,8 @@ from recon4d_ros.datatypes import CameraMotion, Clips
 from recon4d_ros.errors import EvaluationError, SourceError
 from recon4d_ros.evaluation.clips import LabelledClips, evaluate_clips
 from recon4d_ros.evaluation.trackers import baselines, chained_flow, klt_tracks, zero_motion
+from recon4d_ros.networks.dynpt import DynPT, checkpoint
+from recon4d_ros.networks.dynpt.sizes import DynPTConfig
 from recon4d_ros.storage.track_truth import TrackSequence
 
 NUM_FRAMES, SIDE, STEP = 8, 96, np.array([2.0, -1.0])
@@ -199,6 +201,20 @@ def test_commands_print_tables_and_write_figures(tmp_path, capsys):
     assert "homography residual" in table and "majority" in table and "s  " in table
     assert recon4d("eval-tracks") == 2
     assert "no clip to evaluate" in error_line(capsys)
+
+
+def test_rendered_clips_and_a_network_stand_in_the_table(tmp_path, capsys):
+    torch.manual_seed(0)
+    path = tmp_path / "untrained.safetensors"
+    checkpoint.save(path, DynPT(DynPTConfig.named("tiny")), {})
+    words = ("--synthetic", 1, "--frames", 4, "--model", path, "--device", "cpu")
+    assert recon4d("eval-mobility", *words, "--json", tmp_path / "f.json") == 0
+    assert "untrained" in capsys.readouterr().out
+    stored = json.loads((tmp_path / "f.json").read_text())["untrained"]
+    kinds = {motion.value for motion in CameraMotion} | {"all", "parallax"}
+    assert "all" in stored["positions"] and set(stored["positions"]) <= kinds
+    assert recon4d("eval-tracks", *words[:-1], "abacus") == 2
+    assert "'abacus' is refused" in error_line(capsys)
 
 
 def test_hand_labelled_joints_are_read():

@@ -8,13 +8,22 @@ from pathlib import Path
 
 from recon4d_ros.cli.evaluate import add_json_argument, write_json
 from recon4d_ros.evaluation.clips import LabelledClips, MethodReport, evaluate_clips
+from recon4d_ros.evaluation.network_tracker import NetworkTracker, with_baselines
 from recon4d_ros.evaluation.report import json_text
 from recon4d_ros.evaluation.trackers import Methods, baselines
+from recon4d_ros.networks.dynpt.checkpoint import load
+from recon4d_ros.predictors.devices import choose_device
 from recon4d_ros.storage.track_truth import TrackSequence
+from recon4d_ros.synthetic.clips.generator import ClipGenerator
+from recon4d_ros.synthetic.clips.settings import ClipSettings
+
+# Seeds of training and of its validation are others.
+HELD_OUT_SEED = 900_002
 
 EPILOG = """examples:
   recon4d {command} room_walkers/ tossed_objects/
   recon4d {command} cows/ dog/ --frames 40 --json figures.json
+  recon4d {command} --synthetic 64 --frames 12 --model dynpt.safetensors
 """
 
 
@@ -42,7 +51,31 @@ def add_clip_arguments(parser: argparse.ArgumentParser) -> None:
             default=default,
             help=f"{text} (default {default})",
         )
+    _add_rendered_arguments(parser)
+    parser.add_argument(
+        "--model",
+        metavar="FILE",
+        type=Path,
+        help="weights of DynPT, to stand in the table as well",
+    )
+    parser.add_argument("--device", default="auto", help="of the network (default %(default)s)")
     add_json_argument(parser)
+
+
+def _add_rendered_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--synthetic",
+        metavar="COUNT",
+        type=int,
+        default=0,
+        help="also this many rendered clips, reported by the motion of the camera",
+    )
+    parser.add_argument(
+        "--seed",
+        type=int,
+        default=HELD_OUT_SEED,
+        help="of the rendered clips, one that nothing was trained on (default %(default)s)",
+    )
 
 
 def run_table(args: argparse.Namespace, header: str, row: Row) -> int:
@@ -69,10 +102,17 @@ def _clips(args: argparse.Namespace) -> Iterator[LabelledClips]:
         sequence = TrackSequence(path, args.frames, args.max_side)
         for number in range(sequence.num_clips):
             yield LabelledClips(sequence.clip(number), sequence.name)
+    if args.synthetic > 0:
+        generator = ClipGenerator(ClipSettings(num_frames=args.frames), args.seed)
+        for number in range(args.synthetic):
+            yield LabelledClips(generator.clips(number, 1))
 
 
 def _methods(args: argparse.Namespace) -> Methods:
-    return baselines
+    if args.model is None:
+        return baselines
+    device = choose_device(args.device, "--device")
+    return with_baselines(args.model.stem, NetworkTracker(load(args.model, device), device))
 
 
 def _lines(reports: dict[str, MethodReport], header: str, row: Row) -> Iterator[str]:
