@@ -7,7 +7,7 @@ setup: ; @$(PYTHON) requirements/install.py $(if $(GPU),--gpu) $(if $(ROS),--ros
 
 demo: setup ; $(BIN)/recon4d demo --out demo_out --overwrite $(if $(SEQUENCE),--sequence $(SEQUENCE)) $(if $(RATE),--rate $(RATE))
 
-test: setup ; $(BIN)/python -m pytest
+test: setup ; OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports
 
