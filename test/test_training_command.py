@@ -44,6 +44,7 @@ SHORT = {
         "height": 32,
         "width": 48,
         "num_tracks": 8,
+        "num_textures": 2,
         "validation_batches": 1,
     },
 }

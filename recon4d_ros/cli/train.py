@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from recon4d_ros.training.config import KINDS
+from recon4d_ros.config import Parameter
+from recon4d_ros.training.config import KINDS, TrainingConfig
 from recon4d_ros.training.session import train_network
 
 _DESCRIPTION = """\
@@ -23,7 +25,7 @@ _EPILOG = """examples:
   recon4d train dynpt --config config/train/dynpt_small.yaml --out trained --resume
   recon4d train pomato --config config/train/pomato_small_pairwise.yaml
 
-parameters (all, with defaults):
+parameters of a kind of training, with default, unit and range:
 """
 
 
@@ -67,13 +69,17 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _parameter_lines() -> list[str]:
-    """Every parameter of every kind with default and range."""
-    lines = []
+def _parameter_lines() -> Iterator[str]:
+    """Every parameter with default and range, those of all kinds first."""
+    shared = tuple(TrainingConfig.parameters())
+    yield from _lines("any", shared)
     for kind, config in KINDS.items():
-        for parameter in config.parameters():
-            line = f"  {parameter.name}={parameter.default}  {parameter.doc} ({parameter.bounds})"
-            if line not in lines:
-                lines.append(line)
-        lines.append(f"  (end of the parameters of {kind})")
-    return lines
+        yield from _lines(kind, [own for own in config.parameters() if own not in shared])
+
+
+def _lines(kind: str, declared: Iterable[Parameter]) -> Iterator[str]:
+    yield f"  {kind}"
+    for parameter in declared:
+        unit = f" {parameter.unit}" if parameter.unit else ""
+        yield f"    {parameter.name}={parameter.default}{unit} ({parameter.bounds})"
+        yield f"        {parameter.doc}"

@@ -92,6 +92,9 @@ class ClipsConfig:
     height: int = setting(192, "a multiple of 16", unit="px", minimum=32, maximum=1024)
     width: int = setting(192, "a multiple of 16", unit="px", minimum=32, maximum=1024)
     num_tracks: int = setting(128, "of a clip", minimum=1, maximum=4096)
+    num_textures: int = setting(
+        48, "pictures that all surfaces of a seed are taken from", minimum=1, maximum=1024
+    )
     early_share: float = setting(
         0.2, "of the run with the shorter clips of early_frames", minimum=0.0, maximum=1.0
     )

@@ -116,6 +116,7 @@ def clip_settings(clips: ClipsConfig) -> ClipSettings:
         num_frames=clips.num_frames,
         size=(clips.height, clips.width),
         num_tracks=clips.num_tracks,
+        num_textures=clips.num_textures,
     )
 
 

@@ -61,13 +61,16 @@ class Inline:
 
 
 class Ahead:
-    """Makes the following batch in a thread and on a CUDA stream of its own."""
+    """Makes the following batch in a thread while a step runs, on a CUDA stream of its own."""
 
     def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="clips")
         self._next: tuple[Request, Future[Clips]] | None = None
+        self._stream: torch.cuda.Stream | None = None
+        if device.type == "cuda":
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            # What the sources hold was made on the stream of this thread.
+            self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def batch(self, wanted: Request, following: Callable[[], Request]) -> Clips:
         """The wanted clips; the following ones are begun.
@@ -79,7 +82,8 @@ class Ahead:
         clips = future.result()
         request = following()
         self._next = request, self._begin(request)
-        _keep_for(torch.cuda.current_stream(self._device), clips)
+        if self._stream is not None:
+            _keep_for(torch.cuda.current_stream(self._stream.device), clips)
         return clips
 
     def close(self) -> None:
@@ -90,6 +94,8 @@ class Ahead:
         return self._thread.submit(self._made, request)
 
     def _made(self, request: Request) -> Clips:
+        if self._stream is None:
+            return request.made()
         with torch.cuda.stream(self._stream):
             clips = request.made()
         # Only this thread waits; whoever takes the clips need not.
