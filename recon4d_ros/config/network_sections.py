@@ -70,7 +70,10 @@ class TrackerConfig:
     """Points tracked over windows of whole clips; DynPT is a network and needs its weights."""
 
     name: str = setting("klt", "what tracks points", choices=("klt", "dynpt"))
-    model: str = setting("", "dynpt: checkpoint (.safetensors), as training writes it")
+    model: str = setting(
+        "", "dynpt: checkpoint (.safetensors), or with runtime onnx the folder of an export"
+    )
+    runtime: str = setting("torch", "what runs the network", choices=("torch", "onnx"))
     device: str = setting(
         "auto", "auto (CUDA where there is one), cpu, cuda, or cuda:N; never changed silently"
     )

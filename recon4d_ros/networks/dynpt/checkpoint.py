@@ -83,22 +83,30 @@ def load(path: Path | str, device: torch.device | str = "cpu") -> DynPT:
     return model.to(device).eval()
 
 
+def is_checkpoint(path: Path | str) -> bool:
+    """Whether a file says that it holds a DynPT network."""
+    try:
+        return _CONFIG in read_facts(path)
+    except ModelError:
+        return False
+
+
 def read_facts(path: Path | str) -> Mapping[str, str]:
     """What the metadata of a checkpoint say.
 
     Raises:
         ModelError: the file cannot be read.
     """
-    return _read(Path(path))[1]
+    return _read(Path(path), with_tensors=False)[1]
 
 
-def _read(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
+def _read(path: Path, with_tensors: bool = True) -> tuple[dict[str, Tensor], Mapping[str, str]]:
     if not path.is_file():
         raise ModelError(f"{path} does not exist; expected a DynPT checkpoint {_SUFFIX}")
     try:
         # Read, not mapped: a file may be replaced while its network lives.
         with safe_open(path, framework="pt", backend="pread") as file:
-            names = file.keys()
+            names = file.keys() if with_tensors else ()
             return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(

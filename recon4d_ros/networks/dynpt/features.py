@@ -41,6 +41,12 @@ class FeatureMaps:
         """T."""
         return int(self.levels[0].shape[1])
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) px of the images that the maps were made of."""
+        height, width = self.levels[0].shape[2:4]
+        return STRIDE * height, STRIDE * width
+
     def frames(self, which: slice | Sequence[int]) -> FeatureMaps:
         """Those of some frames."""
         context = None if self.context is None else self.context[:, which]

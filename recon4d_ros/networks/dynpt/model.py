@@ -19,11 +19,11 @@ from recon4d_ros.networks.dynpt.motion import (
     RESIDUAL_WIDTH,
     SUMMARY_WIDTH,
     SharedMotion,
-    shared_motion,
 )
+from recon4d_ros.networks.dynpt.refinement import Refinement, is_query_frame
 from recon4d_ros.networks.dynpt.sizes import STRIDE, DynPTConfig
 from recon4d_ros.networks.dynpt.state import TrackState
-from recon4d_ros.networks.dynpt.support import QuerySupport, sample_context, sample_support
+from recon4d_ros.networks.dynpt.support import QuerySupport, sample_context
 from recon4d_ros.networks.dynpt.transformer import SpaceTimeTransformer
 
 # Octaves of the sines that code where in the image a track is.
@@ -31,8 +31,8 @@ _PLACE_OCTAVES = 4
 _NUM_LOGITS = 3
 
 
-class DynPT(nn.Module):
-    """The network; `forward` does everything, the other methods are its parts for streams."""
+class DynPT(Refinement, nn.Module):
+    """The network; `forward` does everything, its parts serve streams."""
 
     def __init__(self, config: DynPTConfig) -> None:
         super().__init__()
@@ -81,61 +81,7 @@ class DynPT(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the weights lie."""
-        return self.updater.embed.weight.device
-
-    def encode(self, rgb: Tensor, tokens: Tensor | None = None) -> FeatureMaps:
-        """Feature maps of frames (B, T, 3, H, W), each frame by itself."""
-        flat = None if tokens is None else tokens.flatten(0, 1)
-        levels, context = self.encoder(rgb.flatten(0, 1), flat)
-        shape = (rgb.shape[0], rgb.shape[1])
-        context = None if context is None else torch.unflatten(context, 0, shape)
-        return FeatureMaps(tuple(torch.unflatten(level, 0, shape) for level in levels), context)
-
-    def support(self, maps: FeatureMaps, queries: Tensor) -> QuerySupport:
-        """The features around queries (B, N, 3) of frames that the maps hold."""
-        return sample_support(maps, queries, self.config.query_radius)
-
-    def refine(
-        self,
-        maps: FeatureMaps,
-        support: QuerySupport,
-        queries: Tensor,
-        *,
-        iterations: int | None = None,
-        initial: TrackState | None = None,
-        valid: Tensor | None = None,
-    ) -> tuple[TrackState, ...]:
-        """As `forward`, on maps and support that are known.
-
-        Args:
-            maps: of the T frames of the window.
-            support: of the queries; their frames may have left the window.
-            queries: (B, N, 3) float32; frames count from the window's first and may be negative.
-                Queries of frames after the window's last are masked.
-            iterations: see `forward`.
-            initial: see `forward`.
-            valid: see `forward`.
-        """
-        num_frames = maps.num_frames
-        given = torch.ones_like(queries[..., 0], dtype=torch.bool) if valid is None else valid
-        valid = given & (queries[..., 0] < num_frames)
-        state = initial or TrackState.standing(queries[..., 1:], num_frames)
-        state = _pinned(state, queries)
-        states = []
-        for _ in range(iterations or self.config.iterations):
-            # Each iteration learns from its own outcome alone.
-            state = state.detached()
-            shared = self._shared(state, valid, maps)
-            step, logit_steps = self.updater(maps, support, queries, state, shared, valid)
-            state = state.moved(step, logit_steps)
-            states.append(state)
-        return tuple(states)
-
-    def _shared(self, state: TrackState, valid: Tensor, maps: FeatureMaps) -> SharedMotion | None:
-        if not (self.config.has_global_motion or self.config.has_motion_residual):
-            return None
-        weight = torch.sigmoid(state.visibility_logit) * valid[:, None]
-        return shared_motion(state.uv, weight, image_size(maps))
+        return next(self.parameters()).device
 
 
 class TrackUpdater(nn.Module):
@@ -171,7 +117,7 @@ class TrackUpdater(nn.Module):
             self.correlation(maps, support, uv),
             state.logits.transpose(1, 2),
             displacement_code(uv, self.config.displacement_octaves),
-            place_code(uv, queries, image_size(maps)),
+            place_code(uv, queries, maps.size),
         ]
         if self.context is not None:
             parts.append(self.context(_context_change(maps, support, uv)))
@@ -183,14 +129,8 @@ class TrackUpdater(nn.Module):
         is_known = valid[:, None, :, None]
         # Coordinates stay float32 whatever the arithmetic of the layers is.
         step = STRIDE * self.to_step(tokens).float()
-        is_free = is_known & ~_is_query_frame(queries, uv.shape[2])
+        is_free = is_known & ~is_query_frame(queries, uv.shape[2])
         return step * is_free, self.to_logits(tokens).float() * is_known
-
-
-def image_size(maps: FeatureMaps) -> tuple[int, int]:
-    """(height, width) px of the images that maps were made of."""
-    height, width = maps.levels[0].shape[2:4]
-    return STRIDE * height, STRIDE * width
 
 
 def displacement_code(uv: Tensor, octaves: int) -> Tensor:
@@ -248,20 +188,6 @@ def _zero_linear(source: int, target: int) -> nn.Linear:
     nn.init.zeros_(linear.weight)
     nn.init.zeros_(linear.bias)
     return linear
-
-
-def _is_query_frame(queries: Tensor, num_frames: int) -> Tensor:
-    """(B, T, N, 1) bool."""
-    frames = torch.arange(num_frames, device=queries.device)[:, None]
-    return (queries[:, None, :, 0] == frames)[..., None]
-
-
-def _pinned(state: TrackState, queries: Tensor) -> TrackState:
-    """Tracks put where their queries are in the queries' frames."""
-    at_query = _is_query_frame(queries, state.uv.shape[1])
-    uv = torch.where(at_query, queries[:, None, :, 1:], state.uv.float())
-    logits = (state.visibility_logit, state.confidence_logit, state.mobility_logit)
-    return TrackState(uv, *logits)
 
 
 def _checked(rgb: Tensor, queries: Tensor, valid: Tensor | None) -> Tensor:

@@ -3,19 +3,17 @@
 from __future__ import annotations
 
 import copy
-import logging
 import math
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from recon4d_ros.errors import MissingPrerequisiteError, ModelError, OutputError
+from recon4d_ros.errors import ModelError, OutputError
 from recon4d_ros.networks.files import sha256_of
+from recon4d_ros.networks.onnx_writing import write_graph
 from recon4d_ros.networks.pomato.dpt_head import DptHead, activate
 from recon4d_ros.networks.pomato.onnx_folder import (
     DECODER,
@@ -34,8 +32,6 @@ from recon4d_ros.networks.pomato.sizes import PATCH
 from recon4d_ros.networks.pomato.tokens import Features
 
 MAX_FP32_ERROR = 1e-4
-# The newest that ONNX Runtime and TensorRT both know completely.
-_OPSET = 18
 _DTYPES = {"fp32": torch.float32, "fp16": torch.float16}
 _SEED = 0
 
@@ -186,39 +182,8 @@ def _write(
     rows = torch.export.Dim("batch") if rows_per_clip == 1 else torch.export.Dim("clips")
     dynamic = {0: rows if rows_per_clip == 1 else rows_per_clip * rows}
     file = f"{name}.onnx"
-    try:
-        with _quiet():
-            torch.onnx.export(
-                part.eval(),
-                tuple(examples),
-                folder / file,
-                input_names=list(inputs),
-                output_names=list(outputs),
-                opset_version=_OPSET,
-                dynamic_shapes=tuple(dynamic for _ in examples),
-                dynamo=True,
-                external_data=True,
-                optimize=False,
-            )
-    except ImportError as error:
-        raise MissingPrerequisiteError(
-            f"torch cannot write ONNX ({error}); run `make setup`, or `pip install onnxscript`"
-        ) from error
+    write_graph(folder / file, part, examples, inputs, outputs, tuple(dynamic for _ in examples))
     return file
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter from printing its progress and remarks on operators of no use here."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logger.setLevel(level)
 
 
 class _Encoder(nn.Module):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from recon4d_ros.config import Config
+import torch
+
+from recon4d_ros.config import Config, TrackerConfig
 from recon4d_ros.errors import ConfigError, ModelError
 from recon4d_ros.networks.dynpt import checkpoint
+from recon4d_ros.networks.dynpt.onnx_runtime import OnnxDynPT
 from recon4d_ros.networks.dynpt.sizes import PATCH
 from recon4d_ros.predictors.devices import choose_device
 from recon4d_ros.predictors.dynpt.network import TrackNetwork
@@ -31,10 +34,28 @@ def load_tracker(config: Config) -> DynPTTracker:
             f"{PATCH * max(2, round(settings.long_side / PATCH))}"
         )
     device = choose_device(settings.device, "tracker.device")
-    network: TrackNetwork = checkpoint.load(settings.model, device).requires_grad_(False)
+    load = _on_onnx_runtime if settings.runtime == "onnx" else _on_torch
+    return DynPTTracker(load(settings, device), settings)
+
+
+def _on_torch(settings: TrackerConfig, device: torch.device) -> TrackNetwork:
+    network = checkpoint.load(settings.model, device).requires_grad_(False)
     if network.config.needs_tokens:
         raise ModelError(
             f"{settings.model} needs the tokens of a 3D-aware encoder, which no predictor hands "
             "to a tracker; give a network whose context is made of convolutions"
         )
-    return DynPTTracker(network, settings)
+    return network
+
+
+def _on_onnx_runtime(settings: TrackerConfig, device: torch.device) -> TrackNetwork:
+    providers = ["CPUExecutionProvider"]
+    if device.type == "cuda":
+        providers.insert(0, "CUDAExecutionProvider")
+    network = OnnxDynPT.from_folder(settings.model, providers)
+    if network.description.num_points != settings.max_points:
+        raise ConfigError(
+            f"tracker.max_points={settings.max_points} but {settings.model} was exported for "
+            f"{network.description.num_points}; set it to that, or export again with --points"
+        )
+    return network
