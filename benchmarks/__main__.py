@@ -34,6 +34,7 @@ PARTS = (
     "determinism",
     "pomato",
     "pomato_oracle",
+    "dynpt",
     "alignment",
     "clips",
 )
