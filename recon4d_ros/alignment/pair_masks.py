@@ -31,11 +31,7 @@ def pair_evidence(points: Tensor, moved: Tensor, weight: Tensor, config: MotionC
         GeometryError: wrong shapes.
     """
     known = torch.where((weight > 0).unsqueeze(-1), points, torch.nan)
-    found = [
-        displacement(one, other, config.matching_floor)
-        for one, other in zip(known, moved, strict=True)
-    ]
-    return torch.stack([each.excess(config.matching_factor) for each in found])
+    return displacement(known, moved, config.matching_floor).excess(config.matching_factor)
 
 
 def joined_masks(evidence: Tensor, pairs: Pairs) -> Tensor:
