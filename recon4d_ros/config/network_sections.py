@@ -67,9 +67,14 @@ class PomatoConfig:
 
 @dataclass(frozen=True)
 class TrackerConfig:
-    """Points tracked over windows of whole clips; DynPT is a network and needs its weights."""
+    """Points tracked over windows, for masks and smooth trajectories."""
 
-    name: str = setting("klt", "what tracks points", choices=("klt", "dynpt"))
+    name: str = setting(
+        "auto",
+        "auto: the predictor's own tracks, and klt where it has none (run --offline); klt: "
+        "Lucas-Kanade; dynpt: a network, which needs its weights",
+        choices=("auto", "klt", "dynpt"),
+    )
     model: str = setting(
         "", "dynpt: checkpoint (.safetensors), or with runtime onnx the folder of an export"
     )

@@ -23,8 +23,14 @@ _PREDICTORS: dict[str, Callable[[Config], PointmapPredictor]] = {
     "pomato": load_predictor,
 }
 
+
+def _klt(config: Config) -> PointTracker:
+    return KltTracker(config.tracker.max_points, config.tracker.cell_px)
+
+
 _TRACKERS: dict[str, Callable[[Config], PointTracker]] = {
-    "klt": lambda config: KltTracker(config.tracker.max_points, config.tracker.cell_px),
+    "auto": _klt,
+    "klt": _klt,
     "dynpt": load_tracker,
 }
 
@@ -39,7 +45,7 @@ def build_predictor(config: Config) -> PointmapPredictor:
 
 
 def build_tracker(config: Config) -> PointTracker:
-    """The tracker that the configuration names.
+    """The tracker that the configuration names; `auto` is Lucas-Kanade.
 
     Raises:
         Recon4DError: its model, its device or its parameters cannot be used.
@@ -48,9 +54,15 @@ def build_tracker(config: Config) -> PointTracker:
 
 
 def build_reconstructor(config: Config) -> Reconstructor:
-    """A reconstruction of one stream; sets this process's numbers of threads and its memory."""
+    """A reconstruction of one stream; sets this process's numbers of threads and its memory.
+
+    Raises:
+        Recon4DError: a model, a device or a parameter cannot be used.
+    """
     _set_up_process(config)
-    return Reconstructor(config, build_predictor(config))
+    # The predictor's own tracks cost nothing more.
+    tracker = None if config.tracker.name == "auto" else build_tracker(config)
+    return Reconstructor(config, build_predictor(config), tracker)
 
 
 def build_offline_reconstructor(config: Config) -> OfflineReconstructor:

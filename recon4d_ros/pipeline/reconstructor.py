@@ -32,7 +32,7 @@ from recon4d_ros.mapping.static_map import StaticMap
 from recon4d_ros.motion.segmentation import Segmenter
 from recon4d_ros.pipeline.timing import Stopwatch
 from recon4d_ros.pipeline.window import SlidingWindow
-from recon4d_ros.predictors.interface import Described, PointmapPredictor
+from recon4d_ros.predictors.interface import Described, PointmapPredictor, PointTracker
 from recon4d_ros.refinement.completion import complete
 from recon4d_ros.refinement.refiner import Refiner
 
@@ -43,10 +43,16 @@ OnWindow = Callable[[tuple[Reconstruction, ...], tuple[MapEvent, ...]], None]
 class Reconstructor:
     """Live reconstruction of one stream. Everything it keeps is bounded by parameters."""
 
-    def __init__(self, config: Config, predictor: PointmapPredictor) -> None:
-        """Join the rooms; `factory.build_reconstructor` chooses the predictor."""
+    def __init__(
+        self, config: Config, predictor: PointmapPredictor, tracker: PointTracker | None = None
+    ) -> None:
+        """Join the rooms; `factory.build_reconstructor` chooses predictor and tracker.
+
+        Without a tracker, points are those that the predictor tracks itself.
+        """
         self._config = config
         self._predictor = predictor
+        self._tracker = tracker
         self._window = SlidingWindow(config.window)
         self._segmenter = Segmenter(config.motion)
         self._aligner = Aligner(config.alignment)
@@ -158,6 +164,8 @@ class Reconstructor:
     def reset(self) -> MapEvent:
         """Forget everything; the next frame has index 0."""
         self._predictor.reset()
+        if self._tracker is not None:
+            self._tracker.reset()
         self._window.reset()
         self._segmenter.reset()
         self._aligner.reset()
@@ -177,7 +185,8 @@ class Reconstructor:
         """What works inside, for the diagnostics."""
         predictor = self._predictor
         facts = predictor.description if isinstance(predictor, Described) else {}
-        return {"predictor": predictor.name, "device": "cpu", **facts}
+        tracker = "the predictor's" if self._tracker is None else self._tracker.name
+        return {"predictor": predictor.name, "device": "cpu", "tracker": tracker, **facts}
 
     @property
     def maps_aside(self) -> bool:
@@ -254,6 +263,9 @@ class Reconstructor:
         settled = [i for i in window.indices if self._num_final <= i < settled_before]
         with watch.stage("predict"):
             prediction = self._predictor.predict(window)
+        if self._tracker is not None:
+            with watch.stage("points"):
+                prediction = replace(prediction, tracks=self._tracker.track(window))
         with watch.stage("segment"):
             dynamic = self._window_mask(window, prediction, settled)
         with watch.stage("align"):
