@@ -10,6 +10,7 @@ from recon4d_ros.datatypes import (
     MapEvent,
     Reconstruction,
     StepOutput,
+    TrackedFrame,
     TrackingState,
 )
 from recon4d_ros.geometry import camera
@@ -28,11 +29,17 @@ class TruthCore:
         self._map = StaticMap(config.map)
         self._scene = scenes.demo(width=160)
 
-    def step(self, frame, on_provisional=None, *, dense=True):
-        result = self._reconstruct(frame)
-        if on_provisional is not None:
-            on_provisional(result)
+    maps_aside = False
+
+    def track(self, frame, *, dense=True):
+        return TrackedFrame(self._reconstruct(frame), None, 1.0, dense, None, (), {})
+
+    def map(self, tracked, on_provisional=None, on_window=None, exclusive=None):
+        result = tracked.pose
+        on_provisional(result)
         self._map.insert(result)
+        with exclusive:
+            on_window((result,), ())
         return StepOutput(result, (result,))
 
     def static_map(self):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from functools import cache
 from pathlib import Path
 
@@ -16,12 +17,13 @@ from benchmarks.pomato_weights import (
     rule_net,
     rule_tensor,
 )
-from recon4d_ros.networks.pomato import PomatoSizes
+from recon4d_ros.networks.pomato import PomatoNet, PomatoSizes, save_safetensors
 
 __all__ = [
     "EXPORT_SIZE",
     "PAIR_FIELDS",
     "PARITY",
+    "SHALLOW",
     "TINY",
     "WINDOW_FIELDS",
     "arrays",
@@ -31,7 +33,8 @@ __all__ = [
     "rule_images",
     "rule_net",
     "rule_tensor",
-    "tiny_export",
+    "shallow_export",
+    "shallow_temporal",
 ]
 
 EXPORT_SIZE = (48, 80)
@@ -50,6 +53,9 @@ TINY = PomatoSizes(
     feature_width=32,
     head_widths=(16, 16),
 )
+
+# Depth is what tracing for ONNX takes its time for.
+SHALLOW = dataclasses.replace(TINY, encoder_depth=1, decoder_depth=2)
 
 PAIR_FIELDS = {
     "points_1": "pts3d_1",
@@ -81,17 +87,17 @@ def arrays(name: str) -> dict[str, np.ndarray]:
         return dict(held)
 
 
-def tiny_export(factory: pytest.TempPathFactory) -> Path:
-    """The tiny temporal network as ONNX, made by the command line."""
-    return _exported(factory.getbasetemp() / "tiny_temporal_onnx")
-
-
 @cache
-def _exported(folder: Path) -> Path:
-    """Once for all tests: it takes a minute."""
+def shallow_temporal() -> PomatoNet:
+    """A temporal network whose windows have 4 frames."""
+    return rule_net(dataclasses.replace(SHALLOW, temporal_length=4))
+
+
+def shallow_export(folder: Path) -> Path:
+    """`shallow_temporal` as ONNX, made by the command line of `model.safetensors` beside it."""
     height, width = EXPORT_SIZE
     size = ("--height", height, "--width", width)
-    heads = ("--encoder-heads", 4, "--decoder-heads", 4)
-    model = require("tiny_temporal.safetensors")
-    assert recon4d("export", model, "--out", folder, *size, *heads) == 0
-    return folder
+    model = folder / "model.safetensors"
+    save_safetensors(shallow_temporal(), model)
+    assert recon4d("export", model, "--out", folder / "onnx", *size) == 0
+    return folder / "onnx"

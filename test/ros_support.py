@@ -49,10 +49,10 @@ os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 ensure_transport_profile()
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-# Each session has a ROS domain of its own, below the ports that Linux gives out by itself; test
-# processes that run side by side share none.
+# Each session has a ROS domain of its own, below those of `private_graph`; test processes that run
+# side by side share none.
 _WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-_DOMAINS_EACH = 25
+_DOMAINS_EACH = 20
 _DOMAINS = itertools.count(os.getpid())
 # Long, for machines with other work: a process imports torch before it speaks.
 WAIT_S = 60.0

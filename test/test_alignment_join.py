@@ -100,8 +100,8 @@ def test_an_exact_gauge_is_placed_exactly(names_gauge: bool) -> None:
     torch.testing.assert_close(run.aligned[0].T_map_cam[0], torch.eye(4, dtype=torch.float64))
 
 
-@pytest.mark.parametrize(("names_gauge", "num_windows"), [(True, 200), (False, 1000)])
-def test_a_thousand_windows_add_no_drift(names_gauge: bool, num_windows: int) -> None:
+@pytest.mark.parametrize(("names_gauge", "num_windows"), [(True, 200), (False, 300)])
+def test_hundreds_of_windows_add_no_drift(names_gauge: bool, num_windows: int) -> None:
     view = scene.intrinsics(6, 8)
     predictor = scene.ExactPredictor(
         view=view, T_gauge_world=TURNED, scale=0.5, names_gauge=names_gauge, num_landmarks=50

@@ -1,6 +1,5 @@
 """POMATO as ONNX: the parts compute what the network does, and every fault is refused."""
 
-import dataclasses
 import json
 import math
 import shutil
@@ -10,26 +9,26 @@ import torch
 from command_line import error_line, recon4d
 from pomato_fixtures import (
     EXPORT_SIZE,
-    TINY,
+    SHALLOW,
     relative_l2,
-    require,
     rule_images,
     rule_net,
-    tiny_export,
+    shallow_export,
+    shallow_temporal,
 )
+from pomato_stream import config, noise_frame
 
-from recon4d_ros.errors import ModelError, OutputError
-from recon4d_ros.networks.pomato import Features, PomatoNet, onnx_export, onnx_runtime
+from recon4d_ros.errors import ConfigError, ModelError, OutputError
+from recon4d_ros.networks.pomato import Features, onnx_export, onnx_runtime
 from recon4d_ros.networks.pomato.onnx_export import export_onnx
 from recon4d_ros.networks.pomato.onnx_folder import DESCRIPTION
 from recon4d_ros.networks.pomato.onnx_runtime import OnnxPomato
+from recon4d_ros.predictors.pomato.loading import load_predictor
 
 # Tracing a network takes a minute, more on a busy machine.
 pytestmark = pytest.mark.timeout(600)
 
 HEIGHT, WIDTH = EXPORT_SIZE
-# Depth is what takes the time; the second network has less of it.
-SHALLOW = dataclasses.replace(TINY, encoder_depth=1, decoder_depth=2)
 EXACT, HALF = 2e-5, 5e-3
 
 
@@ -48,7 +47,7 @@ def pairwise_folder(pairwise, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def temporal_folder(tmp_path_factory):
-    return tiny_export(tmp_path_factory)
+    return shallow_export(tmp_path_factory.mktemp("temporal"))
 
 
 def images(number, seed=0):
@@ -86,8 +85,8 @@ def test_any_number_of_pairs(pairwise, pairwise_folder, num_pairs):
 
 @pytest.mark.parametrize("num_clips", [1, 3])
 @pytest.mark.parametrize("frames", [None, [3], [0, 2]])
-def test_windows_of_the_tiny_fixture(temporal_folder, num_clips, frames):
-    net = PomatoNet.from_file(require("tiny_temporal.safetensors"), 4, 4)
+def test_windows(temporal_folder, num_clips, frames):
+    net = shallow_temporal()
     ours = OnnxPomato.from_folder(temporal_folder)
     assert ours.temporal_length == net.temporal_length == 4
     keys = [4 * clip + 3 for clip in range(num_clips) for _ in range(4)]
@@ -245,3 +244,22 @@ def test_the_command_does_not_write_over_an_export(temporal_folder, capsys):
     assert "add --overwrite" in error_line(capsys)
     assert recon4d("export", "absent.pth", "--out", temporal_folder, "--overwrite") == 2
     assert "absent.pth: does not exist" in error_line(capsys)
+
+
+def test_a_stream_is_the_same_on_both_runtimes(temporal_folder):
+    model = temporal_folder.with_name("model.safetensors")
+    on_torch = load_predictor(config(pomato__model=str(model)))
+    settings = config(pomato__model=str(temporal_folder), pomato__runtime="onnx")
+    on_onnx = load_predictor(settings)
+    for index in range(3):
+        a, b = (each.track(noise_frame(index)) for each in (on_torch, on_onnx))
+        assert torch.allclose(a.depth, b.depth, rtol=1e-3, atol=1e-4, equal_nan=True)
+
+
+def test_a_stream_of_another_size_or_precision_is_refused(temporal_folder):
+    settings = {"pomato__model": str(temporal_folder), "pomato__runtime": "onnx"}
+    stream = load_predictor(config(**settings))
+    with pytest.raises(ModelError, match="exported for 48 x 80"):
+        stream.track(noise_frame(0, (60, 80)))
+    with pytest.raises(ConfigError, match="no effect on runtime onnx"):
+        load_predictor(config(**settings, pomato__precision="bf16"))

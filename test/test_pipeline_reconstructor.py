@@ -18,7 +18,7 @@ from recon4d_ros.pipeline.reconstructor import Reconstructor
 from recon4d_ros.pipeline.window import SlidingWindow
 
 LENGTH = 26
-PERIOD = 78  # of the swaying stream
+PERIOD = 38  # of the swaying stream
 
 
 def stream(count: int = LENGTH) -> tuple[Frame, ...]:
@@ -236,8 +236,8 @@ def kept_bytes(root: object) -> int:
 
 def swaying(count: int) -> list[Frame]:
     """The stream there and back again, for as long as wanted, at a quarter of the pixels."""
-    small = [f.rgb[::2, ::2].contiguous() for f in stream(40)]
-    there = [*range(40), *range(38, 0, -1)]
+    small = [f.rgb[::2, ::2].contiguous() for f in stream(20)]
+    there = [*range(20), *range(18, 0, -1)]
     assert len(there) == PERIOD
     camera = resize_intrinsics(stream(1)[0].intrinsics, (120, 160))
     picks = [there[i % len(there)] for i in range(count)]

@@ -15,7 +15,7 @@ from recon4d_ros.predictors.pomato.engine import Engine
 from recon4d_ros.predictors.pomato.predictor import PomatoPredictor
 from recon4d_ros.synthetic import scenes
 
-WIDTH, LENGTH, T = 128, 30, 8
+WIDTH, LENGTH, T = 128, 24, 8
 
 
 def config(**changes) -> Config:

@@ -18,6 +18,8 @@ from recon4d_ros.errors import ProcessError
 _GRACE_S = 15.0
 _TICK_S = 0.05
 _LAST_LINES = 12
+# The last ROS domains whose ports Linux does not give out by itself.
+_FIRST_DOMAIN, _NUM_DOMAINS = 81, 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +51,7 @@ class Process:
 def private_graph(logs: Path) -> ProcessGroup:
     """Processes in a ROS domain of their own that nothing outside this machine hears."""
     environment = dict(os.environ) | {
-        "ROS_DOMAIN_ID": str(1 + os.getpid() % 100),
+        "ROS_DOMAIN_ID": str(_FIRST_DOMAIN + os.getpid() % _NUM_DOMAINS),
         "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST",
         "ROS_LOG_DIR": str(logs.resolve()),
         "PYTHONUNBUFFERED": "1",
