@@ -19,7 +19,6 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from lifecycle_msgs.msg import State
 from rclpy.clock import Clock, ClockType
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 from rclpy.subscription import Subscription
@@ -33,6 +32,7 @@ from recon4d_ros.pipeline.factory import build_reconstructor
 from recon4d_ros.ros import qos
 from recon4d_ros.ros.diagnostics import Report, diagnostics_message
 from recon4d_ros.ros.events import EventLog, NodeEvent
+from recon4d_ros.ros.executor import new_executor
 from recon4d_ros.ros.intake import DropCause, DroppedImageError, Intake
 from recon4d_ros.ros.params import NodeParameters
 from recon4d_ros.ros.perception import Arrival, Core, Perception, Status
@@ -355,7 +355,7 @@ def main(
     ensure_transport_profile()
     rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     node = Recon4DNode(build_core=build_core)
-    executor = SingleThreadedExecutor()
+    executor = new_executor()
     executor.add_node(node)
     try:
         while rclpy.ok() and not stop.is_set:
