@@ -68,6 +68,51 @@ def test_start_of_a_stream():
     assert [len(step) // 2 for step in steps] == [0, 1, 1, 1, 2, 2, 2, 3]
 
 
+def test_skipped_frames_bridge_to_the_last_one_with_flow():
+    """Every fifth frame has flow: a skipped frame is near, the fifth before reached over it."""
+    history, found = _history(max_step=3, num_partners=3), []
+    for index, view in enumerate(_sliding(1.6, 16)):
+        if index % 5:
+            history.skip(index, view)
+        else:
+            found.append(history.push(index, view))
+    assert [(f.source, f.target) for f in found[1][::2]] == [(5, 4), (5, 0)]
+    assert [(f.source, f.target) for f in found[3][::2]] == [(15, 14), (15, 10), (15, 9)]
+    for field in found[3]:
+        shift = 1.6 * (field.source - field.target)
+        error = field.flow - torch.tensor([shift, 0.5 * shift])
+        assert field.valid.float().mean() > 0.6
+        assert error.norm(dim=-1)[field.valid].median() < 0.1
+
+
+def test_skipped_frames_do_not_matter_where_the_image_hardly_moves():
+    views = _sliding(0.05, 7)
+    plain, shown = _history(max_step=3), _history(max_step=3)
+    for index, view in enumerate(views):
+        if index in (4, 5):
+            shown.skip(index, view)
+        else:
+            a, b = plain.push(index, view), shown.push(index, view)
+    assert [(f.source, f.target) for f in b[::2]] == [(f.source, f.target) for f in a[::2]]
+    for ours, theirs in zip(a, b, strict=True):
+        assert torch.equal(ours.flow, theirs.flow)
+
+
+def test_skipped_frames_come_in_order_and_size_and_are_forgotten():
+    history, view = _history(), _view(_texture(), 80, 100)
+    history.push(0, view)
+    history.skip(2, view)
+    with pytest.raises(PredictorError, match="frame 2 came after frame 2"):
+        history.push(2, view)
+    with pytest.raises(PredictorError, match="reset the history"):
+        history.skip(3, view[:60])
+    for index in range(3, 40):
+        history.skip(index, view)
+    assert len(history._skipped) == Config().flow.max_step
+    history.reset()
+    assert history.push(0, view) == ()
+
+
 def test_pixels_that_leave_the_image_are_invalid():
     field = _pushed(_history(max_step=1), _sliding(6.0, 3))[-1][0]
     assert field.flow[..., 0].median() > 5

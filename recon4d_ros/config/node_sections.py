@@ -26,7 +26,7 @@ class InputConfig:
         choices=("live", "replay"),
     )
     dense_every: int = setting(
-        5,
+        10,
         "live, on a machine too slow for more: every n-th processed image gets depth and a mask, "
         "the others their pose only",
         minimum=1,

@@ -6,12 +6,15 @@ F_ac(x) = F_ab(x) + F_bc(x + F_ab(x)), which costs a resampling instead of a sea
 accurate as a direct search at small motion and better at large motion. The nearest partner lies
 so many frames back that the displacement is large against the noise of the flow and small enough
 to be found. Measurements: docs/adr/0003-motion-masks.md.
+
+Frames that are only shown (`skip`) get no flow, but may be partners: where every n-th frame is
+dense, the dense frames before lie too far away to be found at once.
 """
 
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -64,21 +67,25 @@ class _Link:
 
 @dataclass(frozen=True, eq=False)
 class _Past:
-    """What is kept of a past frame."""
+    """What is kept of a past frame; links and structure of one that has flow itself."""
 
     index: int
     grey: Grey
     structure: Flow
-    links: tuple[_Link, ...]
+    links: tuple[_Link, ...] = ()
 
 
 class FlowHistory:
-    """Flow of a stream of grey images; keeps `flow.max_step` frames and nothing else."""
+    """Flow of a stream of grey images.
+
+    Keeps `flow.max_step` frames with flow and as many that were skipped since.
+    """
 
     def __init__(self, config: FlowConfig) -> None:
         """Make the estimator; the stream starts empty."""
         self._config = config
         self._past: deque[_Past] = deque(maxlen=config.max_step)
+        self._skipped: deque[tuple[int, Grey]] = deque(maxlen=config.max_step)
         self._search = _dense_inverse_search(config)
 
     def push(self, index: int, grey: Grey) -> tuple[FlowField, ...]:
@@ -98,18 +105,47 @@ class FlowHistory:
         """
         self._check(index, grey)
         structure = structure_tensor(grey)
-        links: tuple[_Link, ...] = ()
-        if self._past:
-            partner = self._partner(index)
-            nearest = self._search_both(index, grey, structure, partner)
-            longer = partner.links[: self._config.num_partners - 1]
-            links = (nearest, *(_chained(nearest, link) for link in longer))
-        self._past.append(_Past(index, grey.copy(), structure, links))
+        newest = _Past(index, grey.copy(), structure)
+        links = self._links(newest)[: self._config.num_partners]
+        self._past.append(replace(newest, links=links))
+        self._skipped.clear()
         return tuple(field for link in links for field in link.fields())
+
+    def skip(self, index: int, grey: Grey) -> None:
+        """Show a frame that needs no flow itself.
+
+        Raises:
+            PredictorError: as of `push`.
+        """
+        self._check(index, grey)
+        self._skipped.append((index, grey.copy()))
 
     def reset(self) -> None:
         """Forget all frames."""
         self._past.clear()
+        self._skipped.clear()
+
+    def _links(self, newest: _Past) -> tuple[_Link, ...]:
+        """To the nearest partner, and over it to farther ones."""
+        if not self._past:
+            return ()
+        last, bridge = self._past[-1], self._bridge(newest.index)
+        if bridge is None:
+            partner = self._partner(newest.index)
+            nearest = self._search_both(newest, partner)
+            return (nearest, *(_chained(nearest, link) for link in partner.links))
+        nearest = self._search_both(newest, bridge)
+        over = _chained(nearest, self._search_both(bridge, last))
+        return (nearest, over, *(_chained(over, link) for link in last.links))
+
+    def _bridge(self, index: int) -> _Past | None:
+        """The skipped frame at a partner's distance; None where the last dense one is near."""
+        frames = [self._past[-1].index, *(number for number, _ in self._skipped)]
+        place = self._at_a_step(index, frames)
+        if place == 0:
+            return None
+        number, grey = self._skipped[place - 1]
+        return _Past(number, grey, structure_tensor(grey))
 
     def _check(self, index: int, grey: Grey) -> None:
         if grey.ndim != 2 or grey.dtype != np.uint8 or min(grey.shape) < 16:
@@ -125,34 +161,40 @@ class FlowHistory:
                 f"frame {index} has size {grey.shape}, the stream {last.grey.shape}; "
                 "reset the history when the camera changes size"
             )
-        if index <= last.index:
+        newest = self._skipped[-1][0] if self._skipped else last.index
+        if index <= newest:
             raise PredictorError(
-                f"frame {index} came after frame {last.index}; frames must come in order"
+                f"frame {index} came after frame {newest}; frames must come in order"
             )
 
     def _partner(self, index: int) -> _Past:
         """The past frame that should lie `flow.step_motion_px` away, at the present speed."""
+        return self._past[self._at_a_step(index, [past.index for past in self._past])]
+
+    def _at_a_step(self, index: int, frames: list[int]) -> int:
+        """Place of the oldest frame that is no more than a step away; else the newest one's."""
         last = self._past[-1]
         if not last.links:
-            return last
+            return len(frames) - 1
         nearest = last.links[0]
         scale = max(last.grey.shape) / REFERENCE_SIDE_PX
         speed = float(np.sqrt(np.mean(_square(nearest.to_past)))) / scale
         allowed = self._config.step_motion_px * (nearest.index - nearest.partner)
-        return next((past for past in self._past if (index - past.index) * speed <= allowed), last)
+        near = (place for place, at in enumerate(frames) if (index - at) * speed <= allowed)
+        return next(near, len(frames) - 1)
 
-    def _search_both(self, index: int, grey: Grey, structure: Flow, past: _Past) -> _Link:
-        to_past = self._search_flow(grey, past.grey)
-        from_past = self._search_flow(past.grey, grey)
+    def _search_both(self, newer: _Past, older: _Past) -> _Link:
+        to_past = self._search_flow(newer.grey, older.grey)
+        from_past = self._search_flow(older.grey, newer.grey)
         return _Link(
-            index,
-            past.index,
+            newer.index,
+            older.index,
             to_past,
             consistent(to_past, from_past, self._config),
             from_past,
             consistent(from_past, to_past, self._config),
-            structure,
-            past.structure,
+            newer.structure,
+            older.structure,
         )
 
     def _search_flow(self, source: Grey, target: Grey) -> Flow:

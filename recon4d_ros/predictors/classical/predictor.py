@@ -98,10 +98,12 @@ class ClassicalPredictor:
         self._check(frame)
         grey = grey_image(frame)
         flowing: Future[Fields] | None = None
+        # Flow and odometry know nothing of each other, and OpenCV works outside the GIL.
+        small = fitted(grey, self._dense.size)
         if dense:
-            # Flow and odometry know nothing of each other, and OpenCV works outside the GIL.
-            small = fitted(grey, self._dense.size)
             flowing = self._worker.submit(self._flow.push, frame.index, small)
+        else:
+            self._worker.submit(self._flow.skip, frame.index, small)
         return self._tracked(frame, fitted(grey, self._tracking_size), flowing)
 
     def densify(self, prediction: FramePrediction) -> FramePrediction:
