@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.signals import SignalHandlerOptions
@@ -27,6 +26,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer, WriterError
 from rosbags.typesys import Stores, get_typestore
 
 from recon4d_ros.errors import MissingPrerequisiteError, OutputError, Recon4DError
+from recon4d_ros.ros.executor import new_executor
 from recon4d_ros.ros.profile import ensure_transport_profile
 from recon4d_ros.ros.signals import StopRequest
 
@@ -94,7 +94,7 @@ def _wait_for_types(node: Node, options: RecordOptions, stop: StopRequest) -> di
 
 
 def _record_until(stop: StopRequest, node: Node, bag: Path, topics: Mapping[str, str]) -> int:
-    executor = SingleThreadedExecutor()
+    executor = new_executor()
     executor.add_node(node)
     try:
         with Writer(bag, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
