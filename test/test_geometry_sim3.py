@@ -160,3 +160,16 @@ def test_interpolation_meets_its_knots_and_runs_evenly_between() -> None:
     torch.testing.assert_close(sim3.interpolate(knots[:1], S[:1], at), S[:1].expand(5, 4, 4))
     with pytest.raises(GeometryError, match="knots"):
         sim3.interpolate(knots, S[:1], at)
+
+
+def test_rounding_does_not_grow_with_the_number_of_corrections():
+    """Each correction is made of the pose that it moves, as those of a map are."""
+    generator = torch.Generator().manual_seed(3)
+    T = se3.exp(torch.randn(6, dtype=torch.float64, generator=generator))
+    T[:3, :3] *= 1.0 + 1e-9
+    for _ in range(100):
+        values = 0.3 * torch.randn(7, dtype=torch.float64, generator=generator)
+        S = sim3.from_coordinates(values) @ se3.inverse(T)
+        T = sim3.transform_pose(S, T)
+        error = T[:3, :3] @ T[:3, :3].mT - torch.eye(3, dtype=torch.float64)
+        assert float(error.abs().max()) < 1e-13

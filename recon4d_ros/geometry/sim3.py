@@ -66,10 +66,13 @@ def inverse(S: Tensor) -> Tensor:
 
 
 def transform_pose(S_map_pred: Tensor, T_pred_cam: Tensor) -> Tensor:
-    """Pose T_map_cam (..., 4, 4): the camera centre is scaled, its orientation only rotated."""
-    scale, _ = split(S_map_pred)
+    """Pose T_map_cam (..., 4, 4): the camera centre is scaled, its orientation only rotated.
+
+    A map is corrected again and again, each time by what its own poses say: the rounding of their
+    rotations would grow from one to the next, so it is taken out here.
+    """
     moved = S_map_pred @ T_pred_cam
-    return se3.make(moved[..., :3, :3] / scale[..., None, None], moved[..., :3, 3])
+    return se3.make(se3.orthonormalise(moved[..., :3, :3]), moved[..., :3, 3])
 
 
 def coordinates(S: Tensor) -> Tensor:
