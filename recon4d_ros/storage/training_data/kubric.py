@@ -23,7 +23,7 @@ from torch import Tensor
 from recon4d_ros.datatypes import Clips
 from recon4d_ros.errors import GeometryError, SourceError
 from recon4d_ros.geometry import camera, se3
-from recon4d_ros.storage.training_data.shape import ClipShape, random_part, stacked
+from recon4d_ros.storage.training_data.shape import ClipShape, SequenceReader, random_part
 from recon4d_ros.storage.training_data.solids import MobilityRule, SolidScene, solid_clip
 from recon4d_ros.storage.training_data.tfrecord import (
     Feature,
@@ -49,8 +49,8 @@ _LARGEST = 65535
 _T_BLENDER_CAM = torch.diag(torch.tensor([1.0, -1.0, -1.0, 1.0], dtype=torch.float64))
 
 
-class KubricReader:
-    """Clips of a folder of shards; a `ClipReader`."""
+class KubricReader(SequenceReader):
+    """Clips of a folder of shards."""
 
     def __init__(
         self, folder: Path, shape: ClipShape, seed: int = 0, rule: MobilityRule | None = None
@@ -66,42 +66,33 @@ class KubricReader:
         Raises:
             SourceError: there is no shard.
         """
-        self._shards = sorted(folder.glob("*.tfrecord*"))
-        self._shape, self._seed = shape, seed
+        super().__init__(
+            folder.glob("*.tfrecord*"),
+            shape,
+            seed,
+            f"{folder} holds no *.tfrecord* file; expected the shards of a MOVi data set",
+        )
         self._rule = rule or MobilityRule()
         self._offsets: dict[Path, list[tuple[int, int]]] = {}
-        if not self._shards:
-            raise SourceError(
-                f"{folder} holds no *.tfrecord* file; expected the shards of a MOVi data set"
-            )
 
-    def clips(self, first: int, count: int) -> Clips:
-        """Clips by number, of a random shard and a random example in it.
-
-        Raises:
-            SourceError: the shard is damaged, half written or of another layout.
-        """
-        return stacked([self._clip(number) for number in range(first, first + count)])
-
-    def _clip(self, number: int) -> Clips:
-        rng = np.random.default_rng((self._seed, number))
-        shard = self._shards[rng.integers(len(self._shards))]
-        if shard not in self._offsets:
-            self._offsets[shard] = record_offsets(shard)
-        offsets = self._offsets[shard]
+    def _clip(self, sequence: Path, rng: np.random.Generator) -> Clips:
+        """Of a random example of a shard."""
+        if sequence not in self._offsets:
+            self._offsets[sequence] = record_offsets(sequence)
+        offsets = self._offsets[sequence]
         if not offsets:
-            raise SourceError(f"{shard} holds no record; fetch the file again")
+            raise SourceError(f"{sequence} holds no record; fetch the file again")
         example = parse_example(
-            read_record(shard, *offsets[rng.integers(len(offsets))]), _FEATURES
+            read_record(sequence, *offsets[rng.integers(len(offsets))]), _FEATURES
         )
         try:
             num_frames = len(example["video"])
-            rows = random_part(num_frames, self._shape.num_frames, rng, str(shard))
-            scene = _scene(example, rows, str(shard))
+            rows = random_part(num_frames, self._shape.num_frames, rng, str(sequence))
+            scene = _scene(example, rows, str(sequence))
         except (KeyError, ValueError, TypeError, GeometryError, cv2.error) as error:
             raise SourceError(
-                f"{shard}: {type(error).__name__} {error}; expected the features of a MOVi data "
-                f"set, {', '.join(_FEATURES)}; fetch the file again"
+                f"{sequence}: {type(error).__name__} {error}; expected the features of a MOVi "
+                f"data set, {', '.join(_FEATURES)}; fetch the file again"
             ) from error
         return solid_clip(scene, self._shape, self._rule, rng)
 

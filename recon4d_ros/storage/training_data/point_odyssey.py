@@ -25,9 +25,9 @@ from recon4d_ros.storage.images import read_rgb
 from recon4d_ros.storage.training_data.shape import (
     ClipShape,
     Framing,
+    SequenceReader,
     evenly,
     random_part,
-    stacked,
 )
 from recon4d_ros.storage.training_data.solids import about_frames
 
@@ -48,8 +48,8 @@ class _Points:
     extrinsics: Tensor
 
 
-class PointOdysseyReader:
-    """Clips of the sequences below a folder; a `ClipReader`."""
+class PointOdysseyReader(SequenceReader):
+    """Clips of the sequences below a folder."""
 
     def __init__(self, folder: Path, shape: ClipShape, seed: int = 0) -> None:
         """Find the sequences; none is read yet.
@@ -62,25 +62,15 @@ class PointOdysseyReader:
         Raises:
             SourceError: there is no sequence.
         """
-        self._sequences = sorted(path.parent for path in folder.rglob("anno.npz"))
-        self._shape, self._seed = shape, seed
-        if not self._sequences:
-            raise SourceError(
-                f"{folder} holds no anno.npz; expected PointOdyssey's folders, such as "
-                "train/ani10_new_f"
-            )
+        super().__init__(
+            (path.parent for path in folder.rglob("anno.npz")),
+            shape,
+            seed,
+            f"{folder} holds no anno.npz; expected PointOdyssey's folders, such as "
+            "train/ani10_new_f",
+        )
 
-    def clips(self, first: int, count: int) -> Clips:
-        """Clips by number, of a random sequence.
-
-        Raises:
-            SourceError, FrameError: a file of it is missing or damaged.
-        """
-        return stacked([self._clip(number) for number in range(first, first + count)])
-
-    def _clip(self, number: int) -> Clips:
-        rng = np.random.default_rng((self._seed, number))
-        sequence = self._sequences[rng.integers(len(self._sequences))]
+    def _clip(self, sequence: Path, rng: np.random.Generator) -> Clips:
         try:
             with zipfile.ZipFile(sequence / "anno.npz") as archive:
                 num_frames = _shape(archive, "trajs_2d")[0]

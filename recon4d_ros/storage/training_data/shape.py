@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -29,6 +30,45 @@ class ClipReader(Protocol):
             SourceError, FrameError: a file is missing, damaged or half written.
         """
         ...
+
+
+class SequenceReader:
+    """Clips of random parts of sequences that lie on disk; a `ClipReader` whose `_clip` reads one.
+
+    Everything about a clip is drawn from the seed and its number.
+    """
+
+    def __init__(self, sequences: Iterable[Path], shape: ClipShape, seed: int, lack: str) -> None:
+        """Take the sequences; none is read yet.
+
+        Args:
+            sequences: files or folders, in any order.
+            shape: of the clips.
+            seed: of the choice of sequences, frames and points.
+            lack: what is wrong where there is none.
+
+        Raises:
+            SourceError: there is none.
+        """
+        self._sequences = sorted(sequences)
+        self._shape, self._seed = shape, seed
+        if not self._sequences:
+            raise SourceError(lack)
+
+    def clips(self, first: int, count: int) -> Clips:
+        """Clips by number, of random sequences.
+
+        Raises:
+            SourceError, FrameError: a file is missing, damaged or half written.
+        """
+        return stacked([self._numbered(number) for number in range(first, first + count)])
+
+    def _numbered(self, number: int) -> Clips:
+        rng = np.random.default_rng((self._seed, number))
+        return self._clip(self._sequences[rng.integers(len(self._sequences))], rng)
+
+    def _clip(self, sequence: Path, rng: np.random.Generator) -> Clips:
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)

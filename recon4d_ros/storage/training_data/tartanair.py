@@ -19,7 +19,7 @@ from recon4d_ros.datatypes import Clips
 from recon4d_ros.errors import GeometryError, SourceError
 from recon4d_ros.geometry import se3
 from recon4d_ros.storage.images import read_rgb
-from recon4d_ros.storage.training_data.shape import ClipShape, random_part, stacked
+from recon4d_ros.storage.training_data.shape import ClipShape, SequenceReader, random_part
 from recon4d_ros.storage.training_data.solids import MobilityRule, SolidScene, solid_clip
 
 _FOCAL_SHARE = 0.5  # of the width: a field of view of 90 degrees
@@ -27,8 +27,8 @@ _FOCAL_SHARE = 0.5  # of the width: a field of view of 90 degrees
 _R_BODY_CAM = torch.tensor([[0.0, 0, 1], [1, 0, 0], [0, 1, 0]], dtype=torch.float64)
 
 
-class TartanAirReader:
-    """Clips of the flights below a folder; a `ClipReader`."""
+class TartanAirReader(SequenceReader):
+    """Clips of the flights below a folder."""
 
     def __init__(self, folder: Path, shape: ClipShape, seed: int = 0) -> None:
         """Find the flights; none is read yet.
@@ -41,28 +41,18 @@ class TartanAirReader:
         Raises:
             SourceError: there is no flight.
         """
-        self._flights = sorted(path.parent for path in folder.rglob("pose_left.txt"))
-        self._shape, self._seed = shape, seed
-        if not self._flights:
-            raise SourceError(
-                f"{folder} holds no pose_left.txt; expected TartanAir's folders, such as "
-                "office/Easy/P000"
-            )
+        super().__init__(
+            (path.parent for path in folder.rglob("pose_left.txt")),
+            shape,
+            seed,
+            f"{folder} holds no pose_left.txt; expected TartanAir's folders, such as "
+            "office/Easy/P000",
+        )
 
-    def clips(self, first: int, count: int) -> Clips:
-        """Clips by number, of a random flight.
-
-        Raises:
-            SourceError, FrameError: a file of it is missing or damaged.
-        """
-        return stacked([self._clip(number) for number in range(first, first + count)])
-
-    def _clip(self, number: int) -> Clips:
-        rng = np.random.default_rng((self._seed, number))
-        flight = self._flights[rng.integers(len(self._flights))]
-        poses = _poses(flight / "pose_left.txt")
-        rows = random_part(len(poses), self._shape.num_frames, rng, str(flight))
-        scene = _scene(flight, poses, rows)
+    def _clip(self, sequence: Path, rng: np.random.Generator) -> Clips:
+        poses = _poses(sequence / "pose_left.txt")
+        rows = random_part(len(poses), self._shape.num_frames, rng, str(sequence))
+        scene = _scene(sequence, poses, rows)
         return solid_clip(scene, self._shape, MobilityRule(), rng)
 
 
