@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -19,7 +19,7 @@ from recon4d_ros.datatypes import PairPointmaps
 from recon4d_ros.evaluation import trajectory
 from recon4d_ros.evaluation.masks import MaskFrame, evaluate_masks
 from recon4d_ros.synthetic import scenes
-from recon4d_ros.synthetic.pairs import NoisyPairs
+from recon4d_ros.synthetic.pairs import NoisyPairs, RememberedPairs
 
 CONFIG = Config()
 SCENES = ("demo", "static_room")
@@ -142,22 +142,9 @@ def _iou(found: Sequence[Tensor], truth: Sequence[Tensor]) -> float:
 
 
 # ------------------------------------------------------------------ cost
-@dataclass(eq=False)
-class _Remembered(NoisyPairs):
-    """Renders the pairs of each two scene frames once."""
-
-    _made: dict[tuple[int, int], PairPointmaps] = field(default_factory=dict, init=False)
-
-    def pair(self, first: int, second: int) -> PairPointmaps:
-        ends = self.frame_of(first), self.frame_of(second)
-        if ends not in self._made:
-            self._made[ends] = super().pair(first, second)
-        return replace(self._made[ends], first=first, second=second)
-
-
 def _timed(width: int, count: int) -> tuple[list[float], list[float], list[float]]:
     """Wall and processor seconds of each push, and resident MiB after it; nothing is rendered."""
-    network = _Remembered(scenes.named("static_room", FRAMES, width), frame_of=_there_and_back)
+    network = RememberedPairs(scenes.named("static_room", FRAMES, width), frame_of=_there_and_back)
     aligner = FixedLag(CONFIG.fixed_lag, network.scene.intrinsics)
     wall, processor, memory = [], [], []
     for index in range(1, count):

@@ -1,6 +1,6 @@
 """Fixed-lag alignment of a stream of pairs, against the truth of rendered scenes."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
@@ -13,11 +13,10 @@ from recon4d_ros.alignment import pair_similarity, similarity
 from recon4d_ros.alignment.fixed_lag import FixedLag
 from recon4d_ros.alignment.pair_similarity import PairSamples
 from recon4d_ros.config import FixedLagConfig
-from recon4d_ros.datatypes import PairPointmaps
 from recon4d_ros.errors import AlignmentError
 from recon4d_ros.geometry import robust, sim3
 from recon4d_ros.synthetic import scenes
-from recon4d_ros.synthetic.pairs import NoisyPairs
+from recon4d_ros.synthetic.pairs import NoisyPairs, RememberedPairs
 
 WIDTH, FRAMES = 80, 60
 # Of normal deviations along a direction and of lengths across it, over the standard deviation.
@@ -33,29 +32,16 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-@dataclass(eq=False)
-class Remembered(NoisyPairs):
-    """Renders the pairs of each two scene frames once, for all tests."""
-
-    _made: dict[tuple[int, int], PairPointmaps] = field(default_factory=dict, init=False)
-
-    def pair(self, first: int, second: int) -> PairPointmaps:
-        ends = self.frame_of(first), self.frame_of(second)
-        if ends not in self._made:
-            self._made[ends] = super().pair(first, second)
-        return replace(self._made[ends], first=first, second=second)
-
-
 @lru_cache(maxsize=8)
 def network(name: str, noise: bool = True) -> NoisyPairs:
     scene = scenes.named(name, FRAMES, WIDTH)
-    return Remembered(scene) if noise else NoisyPairs(scene, along=0.0, across_px=0.0)
+    return RememberedPairs(scene) if noise else NoisyPairs(scene, along=0.0, across_px=0.0)
 
 
 @lru_cache(maxsize=1)
 def long_network() -> NoisyPairs:
     """A camera that goes there and back without end."""
-    return Remembered(scenes.named("static_room", 20, 32), frame_of=_there_and_back)
+    return RememberedPairs(scenes.named("static_room", 20, 32), frame_of=_there_and_back)
 
 
 def pairs_of(net, lag, index):

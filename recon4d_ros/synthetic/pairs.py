@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -113,3 +113,17 @@ class NoisyPairs:
 def _bound(store: dict[int, Any]) -> None:
     while len(store) > _REMEMBERED:
         del store[next(iter(store))]
+
+
+@dataclass(eq=False)
+class RememberedPairs(NoisyPairs):
+    """Renders the pairs of each two scene frames once, for streams that come by again."""
+
+    _made: dict[tuple[int, int], PairPointmaps] = field(default_factory=dict, init=False)
+
+    def pair(self, first: int, second: int) -> PairPointmaps:
+        """As of `NoisyPairs`."""
+        ends = self.frame_of(first), self.frame_of(second)
+        if ends not in self._made:
+            self._made[ends] = super().pair(first, second)
+        return replace(self._made[ends], first=first, second=second)
