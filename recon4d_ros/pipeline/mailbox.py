@@ -11,9 +11,6 @@ from recon4d_ros.config import InputConfig
 
 Item = TypeVar("Item")
 
-# An image that waited no longer found the worker idle.
-IN_TIME_S = 0.003
-
 
 class Mailbox(Generic[Item]):
     """A bounded queue between two threads.
@@ -104,10 +101,14 @@ class DenseSchedule:
         self._num_since = 0
         self._keeps_up = True
 
-    def next(self, waited_s: float) -> bool:
-        """Whether the image taken now, after it waited so long, is to be dense."""
+    def next(self, is_free: bool) -> bool:
+        """Whether the image taken now is to be dense.
+
+        Args:
+            is_free: nothing before it is in the way.
+        """
         if self._num_since == 0:
-            self._keeps_up = waited_s < IN_TIME_S
+            self._keeps_up = is_free
         self._num_since += 1
         dense = self._is_replay or self._keeps_up or self._num_since >= self._every
         if dense:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +13,8 @@ from recon4d_ros.ros.perception import Arrival, Pending, Perception
 
 # The workers look this often whether the map is due or the node stops.
 _IDLE_S = 0.1
+# An image that waited no longer found the worker idle.
+IN_TIME_S = 0.003
 # A frame takes well under a second; a worker that outlives this is stuck and is reported.
 _JOIN_S = 20.0
 
@@ -76,14 +77,18 @@ class Workers:
                     self._publish_map()
 
     def _take(self, arrival: Arrival, schedule: DenseSchedule) -> None:
-        waited_s = time.monotonic() - arrival.received_s
-        if self._maps_aside:
-            waited_s = 0.0 if self._perception.has_mapped_all else math.inf
-        pending = self._perception.track(arrival, dense=schedule.next(waited_s))
+        dense = schedule.next(self._is_free(arrival))
+        pending = self._perception.track(arrival, dense=dense)
         if self._maps_aside:
             self._pending.put(pending)
         else:
             self._perception.map(pending)
+
+    def _is_free(self, arrival: Arrival) -> bool:
+        """Whether depth and mask of this image would be made at once."""
+        if self._maps_aside:
+            return self._perception.has_mapped_all
+        return time.monotonic() - arrival.received_s < IN_TIME_S
 
     def _map_aside(self) -> None:
         while self._pending.is_open or len(self._pending) > 0:
