@@ -19,7 +19,8 @@ from pomato_fixtures import (
 from pomato_stream import config, noise_frame
 
 from recon4d_ros.errors import ConfigError, ModelError, OutputError
-from recon4d_ros.networks.pomato import Features, onnx_export, onnx_runtime
+from recon4d_ros.networks import onnx_session
+from recon4d_ros.networks.pomato import Features, onnx_export
 from recon4d_ros.networks.pomato.onnx_export import export_onnx
 from recon4d_ros.networks.pomato.onnx_folder import DESCRIPTION
 from recon4d_ros.networks.pomato.onnx_runtime import OnnxPomato
@@ -153,7 +154,7 @@ def test_providers_that_do_not_exist(pairwise_folder, providers, message):
 @pytest.mark.filterwarnings("ignore:Specified provider")
 def test_a_provider_that_does_not_load_is_no_silent_fallback(pairwise_folder, monkeypatch):
     providers = ["CUDAExecutionProvider", "CPUExecutionProvider"]
-    runtime = onnx_runtime.onnx_runtime()
+    runtime = onnx_session.onnx_runtime()
     # ONNX Runtime for a GPU without its libraries: there is the provider, and sessions lack it.
     monkeypatch.setattr(runtime, "get_available_providers", lambda: providers)
     with pytest.raises(ModelError, match="CUDAExecutionProvider did not load"):

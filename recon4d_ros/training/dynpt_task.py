@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from recon4d_ros.datatypes.clips import Clips
 from recon4d_ros.networks.dynpt import DynPT, DynPTConfig, TrackState
 from recon4d_ros.networks.dynpt.checkpoint import save
+from recon4d_ros.networks.images import network_images
 from recon4d_ros.networks.pomato import PomatoNet
 from recon4d_ros.training.config import DynPTTraining
-from recon4d_ros.training.images import network_images
 from recon4d_ros.training.task import autocast
 from recon4d_ros.training.track_figures import TrackFigures
 from recon4d_ros.training.track_losses import track_losses

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from recon4d_ros.datatypes.clips import Clips
 from recon4d_ros.errors import ConfigError
 from recon4d_ros.geometry import camera
+from recon4d_ros.networks.images import network_images
 from recon4d_ros.networks.pomato import (
     PairOutput,
     PomatoNet,
@@ -22,7 +23,6 @@ from recon4d_ros.networks.pomato import (
     window_pairs,
 )
 from recon4d_ros.training.config import PointmapNetConfig, PomatoTraining
-from recon4d_ros.training.images import network_images
 from recon4d_ros.training.masked import masked_mean
 from recon4d_ros.training.pointmap_losses import pointmap_losses
 from recon4d_ros.training.pointmap_targets import PointmapTargets, pointmap_targets

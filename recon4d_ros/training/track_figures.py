@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from recon4d_ros.datatypes.clips import Clips
-from recon4d_ros.training.track_losses import TrackEstimate, asked_frames
+from recon4d_ros.networks.dynpt import TrackState
+from recon4d_ros.training.track_losses import asked_frames
 
 # Errors below which a position counts as right, in px of an image of 256 x 256.
 _THRESHOLDS_PX = (1.0, 2.0, 4.0, 8.0, 16.0)
@@ -31,7 +32,7 @@ class TrackFigures:
     _frame_scores: list[Tensor] = field(default_factory=list)
     _frame_moves: list[Tensor] = field(default_factory=list)
 
-    def add(self, estimate: TrackEstimate, clips: Clips) -> None:
+    def add(self, estimate: TrackState, clips: Clips) -> None:
         """Count the frames after each point's query."""
         asked = asked_frames(clips)
         frames = torch.arange(asked.shape[1], device=asked.device)

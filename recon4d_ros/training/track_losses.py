@@ -8,42 +8,19 @@ the refinements).
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from recon4d_ros.datatypes.clips import Clips
+from recon4d_ros.networks.dynpt import TrackState
 from recon4d_ros.training.config import TrackLossConfig
 from recon4d_ros.training.masked import masked_mean
 
 
-class TrackEstimate(Protocol):
-    """What one refinement says: uv (B, T, N, 2) px and logits (B, T, N)."""
-
-    @property
-    def uv(self) -> Tensor:
-        """Positions (B, T, N, 2), px."""
-
-    @property
-    def visibility_logit(self) -> Tensor:
-        """(B, T, N)."""
-
-    @property
-    def confidence_logit(self) -> Tensor:
-        """(B, T, N)."""
-
-    @property
-    def mobility_logit(self) -> Tensor:
-        """(B, T, N)."""
-
-    def clip_mobility(self) -> Tensor:
-        """Logit (B, N) that the point moves at some time in the clip."""
-
-
 def track_losses(
-    estimates: Sequence[TrackEstimate], clips: Clips, weights: TrackLossConfig
+    estimates: Sequence[TrackState], clips: Clips, weights: TrackLossConfig
 ) -> dict[str, Tensor]:
     """Weighted terms () of the loss, each averaged over the refinements; their sum is the loss.
 
@@ -59,7 +36,7 @@ def track_losses(
 
 
 def _losses(
-    estimate: TrackEstimate, clips: Clips, asked: Tensor, weights: TrackLossConfig, decay: float
+    estimate: TrackState, clips: Clips, asked: Tensor, weights: TrackLossConfig, decay: float
 ) -> dict[str, Tensor]:
     radius_px = weights.radius_share * max(clips.rgb.shape[2:4])
     seen, hidden = position_losses(estimate.uv, clips, asked, weights.huber_px)

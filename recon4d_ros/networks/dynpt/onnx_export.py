@@ -24,8 +24,8 @@ from recon4d_ros.networks.dynpt.onnx_runtime import OnnxDynPT, updater_inputs
 from recon4d_ros.networks.dynpt.state import TrackState
 from recon4d_ros.networks.dynpt.support import QuerySupport
 from recon4d_ros.networks.files import sha256_of
+from recon4d_ros.networks.onnx_session import CPU
 from recon4d_ros.networks.onnx_writing import write_graph
-from recon4d_ros.networks.pomato.onnx_runtime import CPU
 
 MAX_ERROR = 1e-4  # px and logits, after one iteration
 _SEED = 0

@@ -22,7 +22,7 @@ from recon4d_ros.networks.dynpt.refinement import Refinement
 from recon4d_ros.networks.dynpt.sizes import DynPTConfig
 from recon4d_ros.networks.dynpt.state import TrackState
 from recon4d_ros.networks.dynpt.support import QuerySupport
-from recon4d_ros.networks.pomato.onnx_runtime import CPU, Session, check_providers
+from recon4d_ros.networks.onnx_session import CPU, Session, check_providers
 
 
 def updater_inputs(
@@ -54,7 +54,6 @@ class OnnxDynPT(Refinement):
 
     Attributes:
         description: what was exported.
-        device: where results are.
     """
 
     def __init__(self, description: OnnxDescription, folder: Path, providers: Sequence[str]):
@@ -66,7 +65,11 @@ class OnnxDynPT(Refinement):
         }
         self.encoder = self._encode
         self.updater = self._update
-        self.device = self._sessions[ENCODER].device
+
+    @property
+    def device(self) -> torch.device:
+        """Where results are."""
+        return self._sessions[ENCODER].device
 
     @classmethod
     def from_folder(cls, path: Path | str, providers: Sequence[str] = (CPU,)) -> OnnxDynPT:

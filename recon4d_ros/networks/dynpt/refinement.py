@@ -30,6 +30,11 @@ class Refinement:
     encoder: Encoder
     updater: Callable[..., Any]
 
+    @property
+    def device(self) -> torch.device:
+        """Where it wants its inputs."""
+        raise NotImplementedError
+
     def encode(self, rgb: Tensor, tokens: Tensor | None = None) -> FeatureMaps:
         """Feature maps of frames (B, T, 3, H, W), each frame by itself."""
         flat = None if tokens is None else tokens.flatten(0, 1)

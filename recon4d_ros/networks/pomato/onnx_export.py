@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from recon4d_ros.errors import ModelError, OutputError
 from recon4d_ros.networks.files import sha256_of
+from recon4d_ros.networks.onnx_session import CPU
 from recon4d_ros.networks.onnx_writing import write_graph
 from recon4d_ros.networks.pomato.dpt_head import DptHead, activate
 from recon4d_ros.networks.pomato.onnx_folder import (
@@ -25,7 +26,7 @@ from recon4d_ros.networks.pomato.onnx_folder import (
     fine_part,
     write_description,
 )
-from recon4d_ros.networks.pomato.onnx_runtime import CPU, OnnxPomato, load_sessions
+from recon4d_ros.networks.pomato.onnx_runtime import OnnxPomato, load_sessions
 from recon4d_ros.networks.pomato.parts import HEADS, PomatoParts
 from recon4d_ros.networks.pomato.rope import Grid
 from recon4d_ros.networks.pomato.sizes import PATCH

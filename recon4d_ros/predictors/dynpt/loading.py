@@ -8,9 +8,9 @@ from recon4d_ros.config import Config, TrackerConfig
 from recon4d_ros.errors import ConfigError, ModelError
 from recon4d_ros.networks.dynpt import checkpoint
 from recon4d_ros.networks.dynpt.onnx_runtime import OnnxDynPT
+from recon4d_ros.networks.dynpt.refinement import Refinement
 from recon4d_ros.networks.dynpt.sizes import PATCH
 from recon4d_ros.predictors.devices import choose_device
-from recon4d_ros.predictors.dynpt.network import TrackNetwork
 from recon4d_ros.predictors.dynpt.tracker import DynPTTracker
 
 
@@ -38,7 +38,7 @@ def load_tracker(config: Config) -> DynPTTracker:
     return DynPTTracker(load(settings, device), settings)
 
 
-def _on_torch(settings: TrackerConfig, device: torch.device) -> TrackNetwork:
+def _on_torch(settings: TrackerConfig, device: torch.device) -> Refinement:
     network = checkpoint.load(settings.model, device).requires_grad_(False)
     if network.config.needs_tokens:
         raise ModelError(
@@ -48,7 +48,7 @@ def _on_torch(settings: TrackerConfig, device: torch.device) -> TrackNetwork:
     return network
 
 
-def _on_onnx_runtime(settings: TrackerConfig, device: torch.device) -> TrackNetwork:
+def _on_onnx_runtime(settings: TrackerConfig, device: torch.device) -> Refinement:
     providers = ["CPUExecutionProvider"]
     if device.type == "cuda":
         providers.insert(0, "CUDAExecutionProvider")

@@ -16,10 +16,11 @@ from recon4d_ros.datatypes import Frame, Tracks, Window
 from recon4d_ros.errors import PredictorError
 from recon4d_ros.geometry.image_grid import Size, resize_uv
 from recon4d_ros.networks.dynpt import FeatureMaps, TrackState
+from recon4d_ros.networks.dynpt.refinement import Refinement
+from recon4d_ros.networks.images import network_images
 from recon4d_ros.predictors.classical.images import grey_image
 from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.tracks import Index, query_points
-from recon4d_ros.predictors.dynpt.network import TrackNetwork
 from recon4d_ros.predictors.dynpt.table import QueryTable
 from recon4d_ros.predictors.mobility import UNKNOWN
 from recon4d_ros.predictors.pomato.image_size import network_image, network_size
@@ -37,7 +38,7 @@ class DynPTTracker:
 
     name = "dynpt"
 
-    def __init__(self, network: TrackNetwork, settings: TrackerConfig) -> None:
+    def __init__(self, network: Refinement, settings: TrackerConfig) -> None:
         """Use a network that lies on its device already."""
         self._network = network
         self._settings = settings
@@ -107,8 +108,8 @@ class DynPTTracker:
         missing = [frame for frame in window.frames if frame.index not in self._maps]
         images = [network_image(frame.rgb, self._network_size) for frame in missing]
         if images:
-            rgb = torch.stack(images).to(self._network.device).movedim(-1, 1)
-            maps = self._network.encode(rgb[None].float() / 127.5 - 1.0)
+            rgb = torch.stack(images).to(self._network.device)
+            maps = self._network.encode(network_images(rgb)[None])
             for row, frame in enumerate(missing):
                 self._maps[frame.index] = maps.frames(slice(row, row + 1))
         self._maps = {index: self._maps[index] for index in window.indices}

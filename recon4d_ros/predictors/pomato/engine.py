@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from recon4d_ros.errors import PredictorError
+from recon4d_ros.networks.images import network_images
 from recon4d_ros.networks.pomato import Features, HookTokens, Pointmap
 from recon4d_ros.predictors.pomato.network import PointmapNetwork
 
@@ -48,7 +49,7 @@ class Engine:
 
     def encode(self, image: Tensor) -> Features:
         """Features (1, N, E) of one image (H, W, 3) uint8, in `dtype`."""
-        scaled = image.to(self.device).movedim(-1, 0)[None].float() / 127.5 - 1.0
+        scaled = network_images(image.to(self.device))[None]
         features = self._fitting(lambda _: self.network.encode(scaled))
         return Features(features.tokens.to(self.dtype), features.grid)
 
