@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+import torch
 from torch import Tensor
 
 
@@ -60,3 +63,14 @@ class Clips:
     dynamic_mask: Tensor | None = None
     flow: Tensor | None = None
     scene_flow: Tensor | None = None
+
+    @classmethod
+    def joined(cls, parts: Sequence[Clips]) -> Clips:
+        """One batch of several, which hold the same fields."""
+        held = {
+            item.name: torch.cat([getattr(part, item.name) for part in parts])
+            for item in dataclasses.fields(cls)
+            if isinstance(getattr(parts[0], item.name), Tensor)
+        }
+        motions = tuple(motion for part in parts for motion in part.camera_motion)
+        return cls(**held, camera_motion=motions)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -10,8 +9,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from recon4d_ros.evaluation.trackers import ClipTracks, Methods, baselines
-from recon4d_ros.networks.dynpt import TrackState
+from recon4d_ros.networks.dynpt import DynPT
 from recon4d_ros.networks.images import network_images
+from recon4d_ros.predictors.chained_flow import guessed_tracks
 
 _STRIDE_PX = 16  # the network takes images whose sides are multiples of it
 # A point is seen where visibility times confidence is above: CoTracker3's threshold.
@@ -23,11 +23,11 @@ class NetworkTracker:
     """Tracks by a network.
 
     Attributes:
-        network: in evaluation mode, called as `DynPT`.
+        network: in evaluation mode.
         device: that it is on.
     """
 
-    network: Callable[[Tensor, Tensor], Sequence[TrackState]]
+    network: DynPT
     device: torch.device
 
     @torch.no_grad()
@@ -40,7 +40,10 @@ class NetworkTracker:
         most = queries.new_tensor([len(rgb) - 1, width - 1, height - 1])
         # Images are known from the centres of their border pixels on.
         asked = queries.clamp(min=0).minimum(most).to(self.device)
-        found = self.network(padded[None], asked[None])[-1]
+        guess = None
+        if self.network.config.needs_flow:
+            guess = guessed_tracks(rgb[None], asked[None])
+        found = self.network(padded[None], asked[None], initial=guess)[-1]
         seen = found.visibility_logit.sigmoid() * found.confidence_logit.sigmoid() > SEEN
         return ClipTracks(
             uv=found.uv[0].double().cpu(),

@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -19,6 +18,7 @@ from torch import Tensor
 from recon4d_ros.config import FlowConfig
 from recon4d_ros.datatypes import Frame, Window
 from recon4d_ros.errors import EvaluationError
+from recon4d_ros.predictors.chained_flow import FlowStep, follow, grey
 from recon4d_ros.predictors.flow import FlowHistory
 from recon4d_ros.predictors.klt import KltTracker
 from recon4d_ros.predictors.mobility import (
@@ -109,11 +109,12 @@ def zero_motion(rgb: Tensor, queries: Tensor) -> ClipTracks:
 def chained_flow(rgb: Tensor, queries: Tensor) -> ClipTracks:
     """DIS flow from frame to frame; a point is hidden from its first inconsistent step on."""
     history = FlowHistory(FlowConfig(max_step=1, num_partners=1))
-    steps = [history.push(index, _grey(image)) for index, image in enumerate(rgb)][1:]
-    onwards = [(back.flow.numpy(), back.valid.numpy()) for _, back in steps]
-    backwards = [(there.flow.numpy(), there.valid.numpy()) for there, _ in steps][::-1]
-    asked = queries.numpy().astype(np.float64)
-    uv, seen = _joined(_chained(onwards, asked), _chained(backwards, _reversed(asked, rgb)), asked)
+    fields = [history.push(index, grey(image)) for index, image in enumerate(rgb)][1:]
+    steps = [
+        FlowStep(back.flow.numpy(), back.valid.numpy(), there.flow.numpy(), there.valid.numpy())
+        for there, back in fields
+    ]
+    uv, seen = follow(steps, queries.numpy().astype(np.float64))
     return _tracks(uv, seen, rgb)
 
 
@@ -124,30 +125,6 @@ def klt_tracks(rgb: Tensor, queries: Tensor) -> ClipTracks:
     backwards = _followed(rgb.flip(0), _reversed(asked, rgb))
     uv, seen = _joined(onwards, backwards, asked)
     return _tracks(uv, seen, rgb)
-
-
-def _chained(steps: list[tuple[NDArray[np.float32], Mask]], asked: Array) -> tuple[Array, Mask]:
-    """Positions (T, N, 2) and sight (T, N) from each query's frame on, along flow and validity."""
-    uv = np.tile(asked[:, 1:], (len(steps) + 1, 1, 1))
-    seen = np.ones(uv.shape[:2], bool)
-    for frame, (flow, valid) in enumerate(steps, start=1):
-        going = asked[:, 0] < frame
-        before = uv[frame - 1, going]
-        uv[frame, going] = before + _sampled(flow, before)
-        is_valid = _sampled(valid.astype(np.float32), before) > 0.5
-        seen[frame, going] = seen[frame - 1, going] & is_valid
-    return uv, seen
-
-
-def _sampled(image: NDArray[np.float32], uv: Array) -> Array:
-    """Bilinear samples (N, ...) of an image at (N, 2) px, the border's value beyond it."""
-    places = uv.astype(np.float32)[:, None]
-    if len(places) == 0:
-        return np.zeros((0, *image.shape[2:]))
-    options = (cv2.INTER_LINEAR, None, cv2.BORDER_REPLICATE)
-    return np.asarray(
-        cv2.remap(image, places, np.empty(0, np.float32), *options)[:, 0], np.float64
-    )
 
 
 def _followed(rgb: Tensor, asked: Array) -> tuple[Array, Mask]:
@@ -205,7 +182,3 @@ def _judged(tracks: ClipTracks, rgb: Tensor, residual: Residual) -> ClipTracks:
 
 def _where_seen(uv: Tensor, seen: Tensor) -> Array:
     return torch.where(seen[..., None], uv, torch.nan).numpy()
-
-
-def _grey(image: Tensor) -> NDArray[np.uint8]:
-    return np.asarray(cv2.cvtColor(image.numpy(), cv2.COLOR_RGB2GRAY), np.uint8)

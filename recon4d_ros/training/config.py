@@ -101,6 +101,13 @@ class ClipsConfig:
     early_frames: int = setting(
         8, "length of a clip early in the run", unit="frames", minimum=2, maximum=64
     )
+    remembered: int = setting(
+        0,
+        "clips that are rendered at all and then shown again mirrored, reversed and with other "
+        "queries; 0 renders new ones for ever",
+        minimum=0,
+        maximum=100_000,
+    )
     validation_seed: int = setting(
         900_001, "of the held-out clips; not the run's", minimum=0, maximum=1_000_000
     )
@@ -111,7 +118,7 @@ class ClipsConfig:
 class TrackerConfig:
     """The tracker and how it is run in training."""
 
-    size: str = setting("small", "named sizes", choices=("tiny", "small", "full"))
+    size: str = setting("small", "named sizes", choices=("tiny", "lean", "small", "full"))
     iterations: int = setting(4, "refinements of a window", minimum=1, maximum=16)
     window: int = setting(
         8,

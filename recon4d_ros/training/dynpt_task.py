@@ -15,6 +15,7 @@ from recon4d_ros.networks.dynpt import DynPT, DynPTConfig, TrackState
 from recon4d_ros.networks.dynpt.checkpoint import save
 from recon4d_ros.networks.images import network_images
 from recon4d_ros.networks.pomato import PomatoNet
+from recon4d_ros.predictors.chained_flow import guessed_tracks
 from recon4d_ros.training.config import DynPTTraining
 from recon4d_ros.training.task import autocast
 from recon4d_ros.training.track_figures import TrackFigures
@@ -22,7 +23,10 @@ from recon4d_ros.training.track_losses import track_losses
 
 
 class DynPTTask:
-    """Tracks whole clips; in some steps two overlapping windows, the second warm-started."""
+    """Tracks whole clips; in some steps two overlapping windows.
+
+    The second one is warm-started, unless chained flow is what the network starts from.
+    """
 
     kind: ClassVar[str] = "dynpt"
     LIMITS: ClassVar[str] = (
@@ -82,17 +86,20 @@ class DynPTTask:
     def _windows(
         self, network: DynPT, clips: Clips, starts: tuple[int, ...], length: int
     ) -> list[tuple[TrackState, ...]]:
-        """States of windows of a clip, each begun where the one before ended."""
+        """States of windows of a clip, each begun where the one before ended, or by flow."""
         images = network_images(clips.rgb)
         maps = network.encode(images, self._tokens(images))
         support = network.support(maps, clips.queries)
+        is_guessed = network.config.needs_flow
+        guess = guessed_tracks(clips.rgb, clips.queries) if is_guessed else None
         tracked: list[tuple[TrackState, ...]] = []
         for number, start in enumerate(starts):
-            initial = None
-            if tracked:
+            frames = torch.arange(start, start + length, device=images.device)
+            initial = None if guess is None else guess.frames(frames)
+            if tracked and guess is None:
                 initial = shifted(tracked[-1][-1].detached(), start - starts[number - 1])
-            window = maps.frames(slice(start, start + length))
             queries = later_queries(clips.queries, start)
+            window = maps.frames(slice(start, start + length))
             tracked.append(network.refine(window, support, queries, initial=initial))
         return tracked
 

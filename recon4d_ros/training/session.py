@@ -21,7 +21,8 @@ from recon4d_ros.training.config import (
 from recon4d_ros.training.dynpt_task import DynPTTask
 from recon4d_ros.training.model_card import facts, write_card
 from recon4d_ros.training.pomato_task import PomatoTask
-from recon4d_ros.training.sources import Sources
+from recon4d_ros.training.remembered import RememberedClips
+from recon4d_ros.training.sources import ClipSource, Sources
 from recon4d_ros.training.task import Task
 from recon4d_ros.training.trainer import train
 
@@ -103,9 +104,13 @@ def rendered_sources(config: TrainingConfig, device: torch.device) -> Sources:
         generator = ClipGenerator(settings, seed, device)
         return RenderedClips(generator, isinstance(config, PomatoTraining))
 
+    def shown(settings: ClipSettings) -> ClipSource:
+        rendered, kept = source(settings, config.run.seed), config.clips.remembered
+        return RememberedClips(rendered, kept, config.run.seed) if kept else rendered
+
     return Sources(
-        early=source(early, config.run.seed),
-        usual=source(usual, config.run.seed),
+        early=shown(early),
+        usual=shown(usual),
         held_out=source(usual, config.clips.validation_seed),
     )
 

@@ -60,7 +60,8 @@ class DynPT(Refinement, nn.Module):
             rgb: (B, T, 3, H, W) in [-1, 1]; H and W are multiples of 16.
             queries: (B, N, 3) float32: frame in [0, T), x and y px inside the image.
             iterations: instead of the configured number.
-            initial: to start from; else tracks stand still at their queries.
+            initial: to start from; else tracks stand still at their queries. Networks whose
+                `config.needs_flow` need it.
             tokens: (B, T, H W / 256, E) of the 3D-aware encoder, where the network needs them.
             valid: (B, N) bool, False for masked tracks; all are valid by default.
 

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from recon4d_ros.errors import ModelError
 from recon4d_ros.networks.dynpt.features import FeatureMaps
 from recon4d_ros.networks.dynpt.motion import SharedMotion, shared_motion
 from recon4d_ros.networks.dynpt.sizes import DynPTConfig
@@ -67,7 +68,15 @@ class Refinement:
             iterations: see `DynPT.forward`.
             initial: see `DynPT.forward`.
             valid: see `DynPT.forward`.
+
+        Raises:
+            ModelError: the network needs `initial` and gets none.
         """
+        if initial is None and self.config.needs_flow:
+            raise ModelError(
+                "this DynPT network starts from tracks by chained flow; give them as `initial` "
+                "(predictors.chained_flow.guessed_tracks)"
+            )
         num_frames = maps.num_frames
         given = torch.ones_like(queries[..., 0], dtype=torch.bool) if valid is None else valid
         valid = given & (queries[..., 0] < num_frames)

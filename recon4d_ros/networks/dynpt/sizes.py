@@ -16,6 +16,8 @@ PATCH = 16
 ENCODERS = ("both", "cnn", "context")
 # The 3D-aware encoder: tokens of a frozen network given from outside, or trained convolutions.
 CONTEXTS = ("tokens", "convolutions")
+# Where tracks are before the first iteration: at their queries, or where chained flow leads.
+STARTS = ("standing", "flow")
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,7 @@ class DynPTConfig:
         virtual_tracks: learned tracks through which the others see each other.
         has_global_motion: one more of these holds the median motion of the image's regions.
         has_motion_residual: a track sees what a homography leaves of its motion.
+        start: of the tracks before the first iteration, standing or flow.
         frames: of the windows it was trained on.
         iterations: made unless said otherwise.
     """
@@ -67,6 +70,7 @@ class DynPTConfig:
     virtual_tracks: int = 64
     has_global_motion: bool = True
     has_motion_residual: bool = True
+    start: str = "standing"
     frames: int = 16
     iterations: int = 4
 
@@ -74,10 +78,10 @@ class DynPTConfig:
         for name in ("trunk_widths",):
             object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check_numbers()
-        if self.encoders not in ENCODERS:
-            raise ModelError(f"encoders is {self.encoders!r}; expected one of {ENCODERS}")
-        if self.context not in CONTEXTS:
-            raise ModelError(f"context is {self.context!r}; expected one of {CONTEXTS}")
+        words = {"encoders": ENCODERS, "context": CONTEXTS, "start": STARTS}
+        for name, choices in words.items():
+            if getattr(self, name) not in choices:
+                raise ModelError(f"{name} is {getattr(self, name)!r}; expected one of {choices}")
         if self.hidden % self.heads or self.hidden % 2:
             raise ModelError(
                 f"heads is {self.heads} for a hidden width of {self.hidden}; expected an even "
@@ -102,13 +106,18 @@ class DynPTConfig:
         return self.encoders != "cnn"
 
     @property
+    def needs_flow(self) -> bool:
+        """Tracks by chained flow must be given to start from."""
+        return self.start == "flow"
+
+    @property
     def needs_tokens(self) -> bool:
         """Tokens of another network must be given with the frames."""
         return self.has_context and self.context == "tokens"
 
     @classmethod
     def named(cls, name: str) -> DynPTConfig:
-        """One of the sizes of this project: full, small, or tiny.
+        """One of the sizes of this project: full, small, lean or tiny.
 
         Raises:
             ModelError: there is no such size.
@@ -167,4 +176,22 @@ _TINY: dict[str, Any] = _SMALL | {
     "virtual_tracks": 8,
     "frames": 8,
 }
-_NAMED: dict[str, dict[str, Any]] = {"full": {}, "small": _SMALL, "tiny": _TINY}
+# Learned by two CPU cores in two hours: flow finds the tracks, the network mends and judges them.
+_LEAN: dict[str, Any] = _TINY | {
+    "trunk_widths": (8, 16, 24, 32),
+    "feature_width": 24,
+    "context_width": 24,
+    "context_feature_width": 8,
+    "target_radius": 1,
+    "layers": 3,
+    "virtual_tracks": 16,
+    "start": "flow",
+    "frames": 12,
+    "iterations": 1,
+}
+_NAMED: dict[str, dict[str, Any]] = {
+    "full": {},
+    "small": _SMALL,
+    "lean": _LEAN,
+    "tiny": _TINY,
+}

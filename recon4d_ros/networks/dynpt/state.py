@@ -8,6 +8,9 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+# Logit of what is only guessed to be seen.
+_GUESSED = 2.0
+
 
 @dataclass(frozen=True, eq=False)
 class TrackState:
@@ -30,6 +33,12 @@ class TrackState:
         """Tracks (B, N, 2) that stay where they are, with nothing known about them."""
         logit = uv.new_zeros(uv.shape[0], num_frames, uv.shape[1])
         return cls(uv[:, None].repeat(1, num_frames, 1, 1), logit, logit, logit)
+
+    @classmethod
+    def guessed(cls, uv: Tensor, is_seen: Tensor) -> TrackState:
+        """Tracks (B, T, N, 2) that something else followed, and whether it saw them (B, T, N)."""
+        nothing = torch.zeros_like(uv[..., 0])
+        return cls(uv, torch.where(is_seen, _GUESSED, -_GUESSED).to(uv), nothing, nothing)
 
     @property
     def logits(self) -> Tensor:

@@ -93,7 +93,7 @@ class ClipGenerator:
             self._make(range(start, min(start + step, first + count)), dense_motion)
             for start in range(first, first + count, step)
         ]
-        return parts[0] if len(parts) == 1 else _joined(parts)
+        return parts[0] if len(parts) == 1 else Clips.joined(parts)
 
     def truth(self, numbers: range) -> ClipTruth:
         """What happens in the clips of these numbers."""
@@ -184,29 +184,3 @@ def _dynamic_mask(truth: ClipTruth) -> Tensor:
     solid = truth.hits.solid.view(*moves.shape[:2], -1).long()
     mask = moves.gather(2, solid)
     return mask.view(*moves.shape[:2], *truth.hits.depth.shape[1:])
-
-
-def _joined(parts: list[Clips]) -> Clips:
-    """One batch of several."""
-
-    def join(name: str) -> Tensor:
-        return torch.cat([getattr(part, name) for part in parts])
-
-    has_motion = parts[0].flow is not None
-    return Clips(
-        rgb=join("rgb"),
-        queries=join("queries"),
-        tracks=join("tracks"),
-        visibility=join("visibility"),
-        moves_in_clip=join("moves_in_clip"),
-        moves_in_frame=join("moves_in_frame"),
-        is_judged=join("is_judged"),
-        object_ids=join("object_ids"),
-        camera_motion=tuple(kind for part in parts for kind in part.camera_motion),
-        T_world_cam=join("T_world_cam"),
-        K=join("K"),
-        depth=join("depth"),
-        dynamic_mask=join("dynamic_mask"),
-        flow=join("flow") if has_motion else None,
-        scene_flow=join("scene_flow") if has_motion else None,
-    )
