@@ -203,10 +203,11 @@ def test_commands_print_tables_and_write_figures(tmp_path, capsys):
     assert "no clip to evaluate" in error_line(capsys)
 
 
-def test_rendered_clips_and_a_network_stand_in_the_table(tmp_path, capsys):
+@pytest.mark.parametrize("size", ["tiny", "lean"])
+def test_rendered_clips_and_a_network_stand_in_the_table(tmp_path, capsys, size):
     torch.manual_seed(0)
     path = tmp_path / "untrained.safetensors"
-    checkpoint.save(path, DynPT(DynPTConfig.named("tiny")), {})
+    checkpoint.save(path, DynPT(DynPTConfig.named(size)), {})
     words = ("--synthetic", 1, "--frames", 4, "--model", path, "--device", "cpu")
     assert recon4d("eval-mobility", *words, "--json", tmp_path / "f.json") == 0
     assert "untrained" in capsys.readouterr().out

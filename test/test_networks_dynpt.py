@@ -251,11 +251,11 @@ def test_few_tracks_give_sane_residuals(number: int) -> None:
 def test_sizes_are_those_of_the_specification() -> None:
     millions = {
         name: sum(p.numel() for p in DynPT(DynPTConfig.named(name)).parameters()) / 1e6
-        for name in ("full", "small", "tiny")
+        for name in ("full", "small", "lean", "tiny")
     }
     assert millions["full"] == pytest.approx(25.6, abs=0.5)
     assert 5.5 < millions["small"] < 7.5
-    assert millions["tiny"] < 1.5
+    assert millions["lean"] < 1.5 and millions["tiny"] < 1.5
 
 
 @pytest.mark.parametrize("encoders", ["both", "cnn", "context"])

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -24,7 +25,7 @@ from recon4d_ros.predictors.interface import PointTracker
 from recon4d_ros.predictors.klt import KltTracker
 
 # Frames are twice as large as what the network sees.
-SIZE, SETTINGS = (96, 128), TrackerConfig(name="dynpt", long_side=64, max_points=80, cell_px=20)
+SIZE, SETTINGS = (96, 128), TrackerConfig(name="dynpt", long_side=64, max_points=80, iterations=2)
 VELOCITY = torch.tensor([0.5, -0.25])  # px of the network's images per frame
 SURE = 10.0
 NARROW = dataclasses.replace(
@@ -72,6 +73,21 @@ def frame(index: int, size: tuple[int, int] = SIZE) -> Frame:
 
 def window(first: int, length: int) -> Window:
     return Window(tuple(frame(index) for index in range(first, first + length)), length)
+
+
+def sliding(first: int, length: int) -> Window:
+    """A smooth picture that slides by twice `VELOCITY`, as the tests' network says."""
+    noise = np.random.default_rng(3).integers(0, 256, (200, 300, 3)).astype(np.uint8)
+    picture = cv2.GaussianBlur(noise, (0, 0), 2.0)
+
+    def at(index: int) -> Frame:
+        x, y = (-2 * VELOCITY * index).tolist()
+        shift = np.array([[1, 0, 60 + x], [0, 1, 60 + y]])
+        options = cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP
+        rgb = cv2.warpAffine(picture, shift, SIZE[::-1], flags=options)
+        return Frame(index, index, torch.from_numpy(rgb))
+
+    return Window(tuple(at(index) for index in range(first, first + length)), length)
 
 
 def by_id(tracks: Tracks) -> dict[int, int]:
@@ -130,6 +146,24 @@ def test_frames_are_encoded_once_and_windows_start_from_the_last_result() -> Non
     assert (start.visibility_logit[:, :, old] == SURE).all()
 
 
+def test_tracks_start_where_flow_leads_them() -> None:
+    network = KnowingNetwork()
+    network.config = dataclasses.replace(NARROW, start="flow")
+    tracker = DynPTTracker(network, SETTINGS)
+    tracker.track(sliding(0, 6))
+    tracker.track(sliding(4, 6))
+    for initial, queries in zip(network.initials, network.queries, strict=True):
+        assert initial is not None
+        frames = torch.arange(6)[None, :, None, None]
+        expected = queries[:, None, :, 1:] + (frames - queries[:, None, :, :1]) * VELOCITY
+        inside = ((expected > 6) & (expected < torch.tensor([57.0, 41.0]))).all(-1).all(1)
+        assert inside.sum() > 5
+        off = (initial.uv - expected)[0, :, inside[0]].norm(dim=-1)
+        # The picture is tiny; standing still would be off by 2.8 px at the far end.
+        assert off.median() < 0.25 and (off < 0.5).float().mean() > 0.9
+        assert (initial.visibility_logit[0, :, inside[0]] > 0).float().mean() > 0.9
+
+
 def test_a_repeated_window_gives_the_same_and_asks_nothing() -> None:
     network = KnowingNetwork()
     tracker = DynPTTracker(network, SETTINGS)
@@ -186,7 +220,7 @@ def test_models_and_parameters_that_do_not_fit_are_refused(tmp_path) -> None:
         )
 
     with pytest.raises(ModelError, match="tracker\\.model is empty"):
-        load()
+        load(runtime="onnx")
     path = tmp_path / "a.safetensors"
     checkpoint.save(path, DynPT(dataclasses.replace(NARROW, context="tokens")), {})
     with pytest.raises(ModelError, match="needs the tokens"):

@@ -12,6 +12,7 @@ from command_line import error_line, recon4d
 from training_clips import SlidingClips
 
 from recon4d_ros.config import load_sections
+from recon4d_ros.errors import ModelError
 from recon4d_ros.networks.dynpt import TrackState
 from recon4d_ros.networks.dynpt.checkpoint import load, read_facts
 from recon4d_ros.networks.pomato import PomatoNet, save_safetensors
@@ -85,6 +86,18 @@ def test_the_tracker_from_a_file_to_weights(
     words = ("--config", config, "--out", out, "--resume", "--set", "tracker.iterations=3")
     assert recon4d("train", "dynpt", *words) == 2
     assert "tracker.iterations=3 (was 2)" in error_line(capsys)
+
+
+def test_the_lean_tracker_learns_from_clips_it_remembers(tmp_path: Path) -> None:
+    clips = SHORT["clips"] | {"remembered": 1}
+    tracker = TRACKER | {"size": "lean", "iterations": 1}
+    config = config_file(tmp_path, clips=clips, tracker=tracker)
+    assert recon4d("train", "dynpt", "--config", config, "--out", tmp_path / "out") == 0
+    network = load(tmp_path / "out" / "tiny.safetensors")
+    assert network.config.needs_flow
+    images, queries = torch.zeros(1, 4, 3, 32, 48), torch.zeros(1, 2, 3)
+    with pytest.raises(ModelError, match="starts from tracks by chained flow"):
+        network(images, queries)
 
 
 def test_pointmaps_pairwise_then_temporal(tmp_path: Path) -> None:

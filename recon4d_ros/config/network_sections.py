@@ -72,11 +72,13 @@ class TrackerConfig:
     name: str = setting(
         "auto",
         "auto: the predictor's own tracks, and klt where it has none (run --offline); klt: "
-        "Lucas-Kanade; dynpt: a network, which needs its weights",
+        "Lucas-Kanade; dynpt: a network",
         choices=("auto", "klt", "dynpt"),
     )
     model: str = setting(
-        "", "dynpt: checkpoint (.safetensors), or with runtime onnx the folder of an export"
+        "",
+        "dynpt: checkpoint (.safetensors), or with runtime onnx the folder of an export; empty: "
+        "the weights that come with this package",
     )
     runtime: str = setting("torch", "what runs the network", choices=("torch", "onnx"))
     device: str = setting(
@@ -90,7 +92,10 @@ class TrackerConfig:
         maximum=2048,
     )
     iterations: int = setting(
-        4, "refinements of each window by the network", minimum=1, maximum=12
+        0,
+        "refinements of each window by the network; 0 makes as many as it was trained with",
+        minimum=0,
+        maximum=12,
     )
     max_points: int = setting(1024, "bound on tracks", minimum=16, maximum=10_000)
     cell_px: int = setting(

@@ -10,12 +10,11 @@ from typing import Any
 
 import yaml
 
-import recon4d_ros
 from recon4d_ros.errors import MissingPrerequisiteError, ModelError, OutputError, SourceError
-from recon4d_ros.networks.files import sha256_of
+from recon4d_ros.networks.files import sha256_of, shipped_file
 
 FOLDER_VARIABLE = "RECON4D_MODELS"
-_MANIFEST = Path("models", "manifest.yaml")
+_MANIFEST = "manifest.yaml"
 _DIGITS = 64
 
 # Puts the file of a repository into a folder.
@@ -43,23 +42,6 @@ class Weights:
     description: str
 
 
-def manifest_path() -> Path:
-    """The manifest of this installation, from the repository or a share folder.
-
-    Raises:
-        MissingPrerequisiteError: it is not installed.
-    """
-    folders = Path(recon4d_ros.__file__).resolve().parents[1:]
-    places = [folders[0] / _MANIFEST, *(f / "share" / "recon4d_ros" / _MANIFEST for f in folders)]
-    for place in places:
-        if place.is_file():
-            return place
-    raise MissingPrerequisiteError(
-        f"{_MANIFEST} is neither in {folders[0]} nor in a share folder above it; install "
-        "recon4d_ros again"
-    )
-
-
 def read_manifest(path: Path | None = None) -> tuple[Weights, ...]:
     """All weights that are known.
 
@@ -67,7 +49,7 @@ def read_manifest(path: Path | None = None) -> tuple[Weights, ...]:
         MissingPrerequisiteError: there is no manifest.
         SourceError: it cannot be read or lacks entries.
     """
-    path = path or manifest_path()
+    path = path or shipped_file(_MANIFEST)
     try:
         content = yaml.safe_load(path.read_text())
         entries = [_entry(item) for item in content["models"]]

@@ -121,8 +121,10 @@ def _errors(net: DynPT, exported: OnnxDynPT, images: Tensor, queries: Tensor) ->
         for number, pair in enumerate(zip(maps.levels, theirs.levels, strict=True))
     }
     support = net.support(maps, queries)
+    state = TrackState.standing(queries[..., 1:], maps.num_frames)
     ours, found = (
-        runtime.refine(maps, support, queries, iterations=1)[-1] for runtime in (net, exported)
+        runtime.refine(maps, support, queries, iterations=1, initial=state)[-1]
+        for runtime in (net, exported)
     )
     errors |= {"uv": _difference(ours.uv, found.uv)}
     errors |= {"logits": _difference(ours.logits, found.logits)}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 
 from recon4d_ros.config import Config, TrackerConfig
@@ -10,8 +12,12 @@ from recon4d_ros.networks.dynpt import checkpoint
 from recon4d_ros.networks.dynpt.onnx_runtime import OnnxDynPT
 from recon4d_ros.networks.dynpt.refinement import Refinement
 from recon4d_ros.networks.dynpt.sizes import PATCH
+from recon4d_ros.networks.files import shipped_file
 from recon4d_ros.predictors.devices import choose_device
 from recon4d_ros.predictors.dynpt.tracker import DynPTTracker
+
+# The tracker that this project trained; models/ holds its page.
+_SHIPPED = "dynpt_lean.safetensors"
 
 
 def load_tracker(config: Config) -> DynPTTracker:
@@ -19,15 +25,12 @@ def load_tracker(config: Config) -> DynPTTracker:
 
     Raises:
         ConfigError: the device does not exist, or a parameter does not fit.
-        ModelError: there is no model, its file cannot be used, or it needs the tokens of another
-            network.
+        MissingPrerequisiteError: no model is named and that of this package is not installed.
+        ModelError: its file cannot be used, or it needs the tokens of another network.
     """
     settings = config.tracker
-    if not settings.model:
-        raise ModelError(
-            "tracker.model is empty; set it to a DynPT checkpoint (.safetensors), or set "
-            "tracker.name=klt, which needs none"
-        )
+    if not settings.model and settings.runtime == "torch":
+        settings = dataclasses.replace(settings, model=str(shipped_file(_SHIPPED)))
     if settings.long_side % PATCH:
         raise ConfigError(
             f"tracker.long_side={settings.long_side} is no multiple of {PATCH}; set it to "
@@ -49,6 +52,11 @@ def _on_torch(settings: TrackerConfig, device: torch.device) -> Refinement:
 
 
 def _on_onnx_runtime(settings: TrackerConfig, device: torch.device) -> Refinement:
+    if not settings.model:
+        raise ModelError(
+            "tracker.model is empty; with tracker.runtime=onnx set it to the folder of an export "
+            "(recon4d export), or set tracker.runtime=torch"
+        )
     providers = ["CPUExecutionProvider"]
     if device.type == "cuda":
         providers.insert(0, "CUDAExecutionProvider")

@@ -21,6 +21,7 @@ from recon4d_ros.networks.images import network_images
 from recon4d_ros.predictors.classical.images import grey_image
 from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.tracks import Index, query_points
+from recon4d_ros.predictors.dynpt.flow_start import FlowStart
 from recon4d_ros.predictors.dynpt.table import QueryTable
 from recon4d_ros.predictors.mobility import UNKNOWN
 from recon4d_ros.predictors.pomato.image_size import network_image, network_size
@@ -48,6 +49,7 @@ class DynPTTracker:
         """Forget everything, as if newly made."""
         self._table = QueryTable(self._settings.max_points)
         self._maps: dict[int, FeatureMaps] = {}
+        self._flow = FlowStart() if self._network.config.needs_flow else None
         self._state: TrackState | None = None
         self._tracks: Tracks | None = None
         self._indices: tuple[int, ...] = ()
@@ -106,9 +108,11 @@ class DynPTTracker:
     def _encode(self, window: Window) -> None:
         """Keep the maps of the window's frames and of no others."""
         missing = [frame for frame in window.frames if frame.index not in self._maps]
-        images = [network_image(frame.rgb, self._network_size) for frame in missing]
+        images = {f.index: network_image(f.rgb, self._network_size) for f in missing}
+        if self._flow is not None:
+            self._flow.show(images, window.indices)
         if images:
-            rgb = torch.stack(images).to(self._network.device)
+            rgb = torch.stack(list(images.values())).to(self._network.device)
             maps = self._network.encode(network_images(rgb)[None])
             for row, frame in enumerate(missing):
                 self._maps[frame.index] = maps.frames(slice(row, row + 1))
@@ -124,18 +128,25 @@ class DynPTTracker:
             FeatureMaps.joined([self._maps[index] for index in window.indices]),
             self._table.support,
             queries,
-            iterations=self._settings.iterations,
+            iterations=self._settings.iterations or None,
             initial=self._initial(window, queries),
             valid=torch.from_numpy(self._table.used)[None].to(self._network.device),
         )
         return states[-1]
 
     def _initial(self, window: Window, queries: Tensor) -> TrackState:
-        """The last window's result, its newest frame repeated for the new ones."""
-        if self._state is None:
-            return TrackState.standing(queries[..., 1:], len(window.frames))
-        known = np.searchsorted(self._indices, window.indices).clip(max=len(self._indices) - 1)
-        return self._state.frames(torch.from_numpy(known))
+        """The last window's result; in the new frames its newest one's, or where flow leads."""
+        newest = self._indices[-1] if self._indices else window.indices[0]
+        held = TrackState.standing(queries[..., 1:], len(window.frames))
+        if self._state is not None:
+            known = np.searchsorted(self._indices, window.indices)
+            held = self._state.frames(torch.from_numpy(known.clip(max=len(self._indices) - 1)))
+        if self._flow is None:
+            return held
+        seen = torch.from_numpy(_seen_probability(held) > _SEEN).to(held.uv.device)
+        is_new = torch.from_numpy(self._table.frame == newest).to(held.uv.device)
+        anchor = max(0, int(np.searchsorted(window.indices, newest, side="right")) - 1)
+        return self._flow.tracks(held, seen, anchor, is_new)
 
     def _note_sights(self, seen: Array) -> None:
         frames = np.asarray(self._indices)[:, None]
