@@ -30,8 +30,9 @@ from recon4d_ros.geometry import sim3
 
 # Frames back to the neighbours that a frame is paired with.
 _OFFSETS = (1, 4)
-# Depth maps of a frame that are joined; the next ones would tell little more.
-_MAPS = 4
+# Depth maps of a frame that are joined: each costs a tenth of a frame's time, and twice as many
+# lowered the error of noisy streams by 4 % at most.
+_MAPS = 2
 # Pixels of weight and share of them that agree, below which a pair says nothing of the pose.
 _MIN_PIXELS, _MIN_AGREEMENT = 30, 0.15
 

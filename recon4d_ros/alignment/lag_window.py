@@ -123,17 +123,42 @@ def _step(
     first, second = ends
     found = similarity.inverse(S[first]) @ S[second]
     residual = similarity.log(similarity.inverse(expected) @ found)
-    every, place = np.arange(len(first)), np.full(len(S), len(moving))
+    place = np.full(len(S), len(moving))
     place[moving] = np.arange(len(moving))  # all that stands still shares the last place
-    J = np.zeros((len(first), 7, len(moving) + 1, 7))
-    J[every, :, place[first]] = -similarity.adjoint(similarity.inverse(found))
-    J[every, :, place[second]] = np.eye(7)
-    rows = J[:, :, :-1].reshape(len(first), 7, -1)
-    weighted = information @ rows
-    # Many small products: one large one would wake the threads of the library, and wait for them.
-    H = (rows.mT @ weighted).sum(axis=0)
-    g = (residual[:, None] @ weighted)[:, 0].sum(axis=0)
+    H, g = _assembled(
+        (place[first], place[second]),
+        len(moving) + 1,
+        -similarity.adjoint(similarity.inverse(found)),
+        information,
+        residual,
+    )
+    free = 7 * len(moving)
+    H, g = H[:free, :free], g[:free]
     H[np.diag_indices_from(H)] *= 1.0 + _DAMPING
     step = np.zeros((len(S), 7))
     step[moving] = np.linalg.solve(H, -g).reshape(-1, 7)
     return step
+
+
+def _assembled(
+    ends: tuple[NDArray[np.int64], NDArray[np.int64]],
+    count: int,
+    J: Array,
+    information: Array,
+    residual: Array,
+) -> tuple[Array, Array]:
+    """Normal equations (7 K, 7 K) and (7 K,) of links between K places.
+
+    A link's residual (L, 7) changes by J (L, 7, 7) with its first end and plainly with its second.
+    Block by block: most pairs of places have no link.
+    """
+    first, second = ends
+    H, g = np.zeros((count, count, 7, 7)), np.zeros((count, 7))
+    weighted, pull = information @ J, (information @ residual[..., None])[..., 0]
+    np.add.at(H, (first, first), J.mT @ weighted)
+    np.add.at(H, (first, second), weighted.mT)
+    np.add.at(H, (second, first), weighted)
+    np.add.at(H, (second, second), information)
+    np.add.at(g, first, (J.mT @ pull[..., None])[..., 0])
+    np.add.at(g, second, pull)
+    return H.transpose(0, 2, 1, 3).reshape(7 * count, 7 * count), g.ravel()

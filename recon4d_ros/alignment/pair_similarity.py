@@ -28,8 +28,8 @@ from recon4d_ros.geometry.robust import HALF_NORMAL_MEDIAN, RAYLEIGH_MEDIAN
 Array = NDArray[np.float32]
 Matrices = NDArray[np.float64]
 
-# Steps on a few pixels let the weights settle; the one after them takes all pixels.
-_STEPS, _FEW = 2, 500
+# Pixels of a first step, which lets the weights settle; the one after it takes all pixels.
+_FEW = 500
 _NEAR = 0.05  # over the depth, or radians
 # Share of agreeing pixels below which a guess was too far off to start from.
 _GOOD_START = 0.5
@@ -154,10 +154,8 @@ def _parts(found: PairSimilarity) -> tuple[Matrices, ...]:
 
 
 def _refined(samples: PairSamples, start: Matrices) -> PairSimilarity:
-    few, S = samples.at(slice(None), samples.few), start
-    for _ in range(_STEPS):
-        S = _stepped(few, S).S
-    found = _stepped(samples, S)
+    few = samples.at(slice(None), samples.few)
+    found = _stepped(samples, _stepped(few, start).S)
     return replace(found, S=similarity.exact(found.S))
 
 

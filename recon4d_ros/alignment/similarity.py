@@ -15,7 +15,8 @@ Array = NDArray[np.float64]
 
 def scale(S: Array) -> Array:
     """Scales (...)."""
-    return np.asarray(np.linalg.norm(S[..., :3, 0], axis=-1))
+    x, y, z = S[..., 0, 0], S[..., 1, 0], S[..., 2, 0]
+    return np.asarray(np.sqrt(x * x + y * y + z * z))
 
 
 def inverse(S: Array) -> Array:
