@@ -120,28 +120,28 @@ def _movement(
     """Weighed CMA and its gradient by the focal length; see `objectives.camera_movement`."""
     assert measured.matched is not None
     i, j = measured.edges.T
-    R = T[i, :3, :3]
-    away = points.world.index_select(0, j).sub_(T[i, :3, 3:])
-    x, y, z = (R.mT @ away).unbind(dim=1)
+    R, t = T[i, :3, :3], T[i, :3, 3:]
+    seen = points.world.index_select(0, j)
+    x, y, z = torch.baddbmm(-R.mT @ t, R.mT, seen).unbind(dim=1)
     # Behind the camera the deviation becomes huge, which leaves the pixel out.
     inverse = z.clamp(min=1e-12).reciprocal_()
     u, v = x * inverse, y * inverse
-    du, dv = (
-        focal_px * (at - known)
-        for at, known in ((u, measured.matched[:, 0]), (v, measured.matched[:, 1]))
-    )
-    used = (z > 0) & (torch.maximum(du.abs(), dv.abs()) < MAX_FLOW_RESIDUAL_PX)
-    share = measured.static * used
-    share = share * (weight / share.sum().clamp(min=1e-18))
+    du = (u - measured.matched[:, 0]).mul_(focal_px)
+    dv = (v - measured.matched[:, 1]).mul_(focal_px)
+    used = (z > 0).logical_and_(du.abs() < MAX_FLOW_RESIDUAL_PX)
+    share = measured.static * used.logical_and_(dv.abs() < MAX_FLOW_RESIDUAL_PX)
+    share.mul_(weight / share.sum().clamp(min=1e-18))
     bu, bv = du.clamp(-1.0, 1.0), dv.clamp(-1.0, 1.0)
-    total = (share * (bu * (du - 0.5 * bu) + bv * (dv - 0.5 * bv))).sum()
+    huber = du.sub_(bu, alpha=0.5).mul_(bu).addcmul_(bv, dv.sub_(bv, alpha=0.5))
+    total = torch.dot(share.flatten(), huber.flatten())
     if float(total) > weight * max_px:
         return torch.zeros_like(total), torch.zeros_like(focal_px)
-    gu, gv = share * bu, share * bv
-    along = gu * u + gv * v
-    slope = torch.stack([gu, gv, -along], dim=1) * (focal_px * inverse).unsqueeze(1)
+    gu, gv = bu.mul_(share), bv.mul_(share)
+    along = u.mul_(gu).addcmul_(v, gv)
+    slope = torch.stack([gu, gv, -along], dim=1).mul_(inverse.mul_(focal_px).unsqueeze(1))
     turned = R @ slope
     points.pull.index_add_(0, j, turned)
-    by_T[:, :3, :3].index_add_(0, i, away @ slope.mT)
+    by_R = torch.baddbmm(seen @ slope.mT, t, slope.sum(dim=2).unsqueeze(1), alpha=-1)
+    by_T[:, :3, :3].index_add_(0, i, by_R)
     by_T[:, :3, 3].index_add_(0, i, -turned.sum(dim=2))
     return total, along.sum()
