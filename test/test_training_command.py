@@ -77,6 +77,7 @@ def test_the_tracker_from_a_file_to_weights(
     assert network.config.frames == 4 and network.config.iterations == 2
     assert "2 of 1 clips" in read_facts(out / "tiny.safetensors")["steps"]
     card = (out / "tiny.md").read_text()
+    assert "2 of them, each seen once" in card
     assert "900001" in card and "mobility_accuracy" in card and "## Limits" in card
     assert {"checkpoint.pt", "config.yaml", "train.csv", "validation.csv", "curves.png"} <= {
         path.name for path in out.iterdir()
@@ -95,6 +96,8 @@ def test_the_lean_tracker_learns_from_clips_it_remembers(tmp_path: Path) -> None
     assert recon4d("train", "dynpt", "--config", config, "--out", tmp_path / "out") == 0
     network = load(tmp_path / "out" / "tiny.safetensors")
     assert network.config.needs_flow
+    card = (tmp_path / "out" / "tiny.md").read_text()
+    assert "1 of them, each seen 2.0 times on average: mirrored" in card
     images, queries = torch.zeros(1, 4, 3, 32, 48), torch.zeros(1, 2, 3)
     with pytest.raises(ModelError, match="starts from tracks by chained flow"):
         network(images, queries)

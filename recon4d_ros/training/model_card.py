@@ -12,7 +12,7 @@ import torch
 from recon4d_ros import __version__
 from recon4d_ros.errors import OutputError
 from recon4d_ros.networks.files import sha256_of
-from recon4d_ros.training.config import TrainingConfig
+from recon4d_ros.training.config import ClipsConfig, TrainingConfig
 from recon4d_ros.training.trainer import Outcome
 
 
@@ -26,8 +26,8 @@ def facts(
     return {
         "network": f"{kind}, {num_parameters / 1e6:.2f} M parameters, averaged weights as fp16",
         "data": (
-            f"rendered clips of {clips.num_frames} frames, {clips.width} x {clips.height} px, "
-            f"made as they were needed; {progress.clips} of them, each seen once"
+            f"rendered clips of {clips.num_frames} frames, {clips.width} x {clips.height} px; "
+            + _showings(clips, progress.clips)
         ),
         "seeds": f"training {run.seed}, held-out clips {clips.validation_seed}",
         "steps": f"{progress.step} of {run.batch} clips, {progress.skipped} skipped as not finite",
@@ -36,6 +36,15 @@ def facts(
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "code": f"recon4d_ros {__version__}, commit {outcome.commit}",
     }
+
+
+def _showings(clips: ClipsConfig, number: int) -> str:
+    if not clips.remembered or number <= clips.remembered:
+        return f"{number} of them, each seen once"
+    return (
+        f"{clips.remembered} of them, each seen {number / clips.remembered:.1f} times on average: "
+        "mirrored, reversed, recoloured and with other queries"
+    )
 
 
 def write_card(weights: Path, known: Mapping[str, str], outcome: Outcome, limits: str) -> Path:

@@ -118,7 +118,8 @@ def _panels(folder: Path, kind: str) -> list[tuple[str, Points, bool]]:
 
 def _draw(axes: Axes, title: str, points: Points, *, is_noisy: bool) -> None:
     steps, values = [step for step, _ in points], [value for _, value in points]
-    axes.plot(steps, values, color="0.75" if is_noisy else "tab:blue", linewidth=1.0)
+    colour, marker = ("0.75", "") if is_noisy else ("tab:blue", ".")
+    axes.plot(steps, values, color=colour, marker=marker, linewidth=1.0)
     if is_noisy:
         axes.plot(steps, _smoothed(values), color="tab:blue", linewidth=1.2)
     axes.set_title(title, fontsize=9)
