@@ -8,6 +8,7 @@ import pytest
 import torch
 from rendered_stream import frames
 from stream_run import SMALL, Run, run, same
+from threadpoolctl import threadpool_info
 
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import EventKind, Frame, TrackingState
@@ -274,3 +275,5 @@ def test_nothing_grows_without_bound():
 def test_the_parts_are_named_by_the_configuration():
     assert isinstance(build_reconstructor(SMALL), Reconstructor)
     assert torch.get_num_threads() == SMALL.compute.torch_threads
+    pools = [pool for pool in threadpool_info() if pool["user_api"] == "blas"]
+    assert pools and {pool["num_threads"] for pool in pools} == {SMALL.compute.torch_threads}

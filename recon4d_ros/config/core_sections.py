@@ -41,7 +41,8 @@ class ComputeConfig:
 
     torch_threads: int = setting(
         1,
-        "threads of torch on the CPU; more of them wait for each other on a busy machine",
+        "threads of torch on the CPU and of numpy's linear algebra; more of them wait for each "
+        "other on a busy machine",
         minimum=1,
         maximum=256,
     )
