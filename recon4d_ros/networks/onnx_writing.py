@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,46 +18,59 @@ from recon4d_ros.errors import MissingPrerequisiteError
 _OPSET = 18
 
 
-def write_graph(
-    path: Path,
-    module: nn.Module,
+def write_graphs(
+    modules: Mapping[Path, nn.Module],
     examples: Sequence[Tensor],
     inputs: Sequence[str],
     outputs: Sequence[str],
     dynamic_shapes: Any = None,
 ) -> None:
-    """Write a module, its weights beside it in `*.onnx.data`.
+    """Write modules that differ in their weights alone, which are traced once.
 
     Args:
-        path: ends in `.onnx`.
-        module: what is written, in evaluation mode afterwards.
-        examples: of its inputs.
-        inputs: their names.
-        outputs: names of its outputs.
+        modules: by path, which ends in `.onnx`; the weights go beside it into `*.onnx.data`. They
+            are in evaluation mode afterwards.
+        examples: of their inputs.
+        inputs: names of the inputs.
+        outputs: names of the outputs.
         dynamic_shapes: free axes of each input, as torch names them; None: all are fixed.
 
     Raises:
-        OSError: the file cannot be written.
+        OSError: a file cannot be written.
         MissingPrerequisiteError: onnxscript is not installed.
     """
+    first = next(iter(modules.values())).eval()
     try:
         with _quiet():
-            torch.onnx.export(
-                module.eval(),
+            program = torch.onnx.export(
+                first,
                 tuple(examples),
-                path,
                 input_names=list(inputs),
                 output_names=list(outputs),
                 opset_version=_OPSET,
                 dynamic_shapes=dynamic_shapes,
                 dynamo=True,
-                external_data=True,
                 optimize=False,
             )
     except ImportError as error:
         raise MissingPrerequisiteError(
             f"torch cannot write ONNX ({error}); run `make setup`, or `pip install onnxscript`"
         ) from error
+    assert program is not None
+    for path, module in modules.items():
+        if module is not first:
+            _take_weights(program.model.graph.initializers, module.eval())
+        program.save(path, external_data=True)
+
+
+def _take_weights(initializers: Mapping[str, Any], module: nn.Module) -> None:
+    """Put the weights of a module into a graph that another one of its kind was traced to."""
+    from onnxscript import ir
+
+    weights = module.state_dict()
+    for name, value in initializers.items():
+        if name in weights:
+            value.const_value = ir.tensor(weights[name].numpy(), name=name)
 
 
 @contextmanager

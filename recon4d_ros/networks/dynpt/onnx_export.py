@@ -25,7 +25,7 @@ from recon4d_ros.networks.dynpt.state import TrackState
 from recon4d_ros.networks.dynpt.support import QuerySupport
 from recon4d_ros.networks.files import sha256_of
 from recon4d_ros.networks.onnx_session import CPU
-from recon4d_ros.networks.onnx_writing import write_graph
+from recon4d_ros.networks.onnx_writing import write_graphs
 
 MAX_ERROR = 1e-4  # px and logits, after one iteration
 _SEED = 0
@@ -94,15 +94,14 @@ def _write(net: DynPT, folder: Path, images: Tensor, queries: Tensor) -> None:
     # Two images or more: torch bakes a single one in.
     several = images[0].repeat(2, 1, 1, 1)
     encoder = _Encoder(net)
-    write_graph(folder / f"{ENCODER}.onnx", encoder, (several,), ("images",), names, free)
+    write_graphs({folder / f"{ENCODER}.onnx": encoder}, (several,), ("images",), names, free)
     support = net.support(maps, queries)
     state = TrackState.standing(queries[..., 1:], maps.num_frames)
     valid = torch.ones_like(queries[..., 0], dtype=torch.bool)
     shared = net.shared_motion(state, valid, maps)
     inputs = updater_inputs(maps, support, queries, state, shared, valid)
-    write_graph(
-        folder / f"{UPDATER}.onnx",
-        _Updater(net, tuple(inputs)),
+    write_graphs(
+        {folder / f"{UPDATER}.onnx": _Updater(net, tuple(inputs))},
         tuple(inputs.values()),
         tuple(inputs),
         ("step", "logit_steps"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from recon4d_ros.errors import ModelError, OutputError
 from recon4d_ros.networks.files import sha256_of
 from recon4d_ros.networks.onnx_session import CPU
-from recon4d_ros.networks.onnx_writing import write_graph
+from recon4d_ros.networks.onnx_writing import write_graphs
 from recon4d_ros.networks.pomato.dpt_head import DptHead, activate
 from recon4d_ros.networks.pomato.onnx_folder import (
     DECODER,
@@ -75,7 +75,7 @@ def export_onnx(
             # Without its description no half-written folder can be mistaken for an export.
             (folder / DESCRIPTION).unlink(missing_ok=True)
             exported = net if precision == "fp32" else copy.deepcopy(net).to(_DTYPES[precision])
-            graphs = [_write(folder, *part) for part in _parts(exported, images)]
+            graphs = [n for part in _parts(exported, images) for n in _write(folder, part)]
             files = [name for graph in graphs for name in (graph, f"{graph}.data")]
             description = OnnxDescription(
                 net.temporal_length,
@@ -145,46 +145,52 @@ def check_errors(errors: Mapping[str, float], precision: Precision) -> None:
         )
 
 
-Part = tuple[str, nn.Module, Sequence[Tensor], Sequence[str], Sequence[str], int]
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """Files of one structure.
+
+    Attributes:
+        modules: by name of the file.
+        examples: of their inputs.
+        inputs, outputs: names.
+        rows_per_clip: that the first axis counts for each clip; 1 where clips do not matter.
+    """
+
+    modules: Mapping[str, nn.Module]
+    examples: Sequence[Tensor]
+    inputs: Sequence[str]
+    outputs: Sequence[str]
+    rows_per_clip: int = 1
 
 
-def _parts(net: PomatoParts, images: Tensor) -> Iterator[Part]:
-    """Name, module, example inputs, names of inputs and outputs, rows per clip of each file."""
+def _parts(net: PomatoParts, images: Tensor) -> Iterator[_Part]:
     grid = images.shape[-2] // PATCH, images.shape[-1] // PATCH
     features = net.encode(images)
     tokens = net.decode(features, features)
-    yield ENCODER, _Encoder(net), (images,), ("images",), ("tokens",), 1
+    yield _Part({ENCODER: _Encoder(net)}, (images,), ("images",), ("tokens",))
     hooks = [f"view{view}_level{level}" for view in (1, 2) for level in (1, 2, 3)]
     pair = features.tokens, features.tokens.clone()
-    yield DECODER, _Decoder(net, grid), pair, ("tokens1", "tokens2"), hooks, 1
+    yield _Part({DECODER: _Decoder(net, grid)}, pair, ("tokens1", "tokens2"), hooks)
     heads = net.downstream_head1.dpt, net.downstream_head2.dpt, net.downstream_head3.dpt
-    for number, dpt in zip(HEADS, heads, strict=True):
-        first, second, third, fourth = tokens[0 if number == 1 else 1].levels
-        coarse = _Coarse(dpt, grid)
-        path = coarse(third, fourth)
-        rows = net.temporal_length or 1
-        levels = ("level2", "level3")
-        yield coarse_part(number), coarse, (third, fourth), levels, ("path",), rows
-        inputs = ("level0", "level1", "path")
-        examples = (first, second, path)
-        yield fine_part(number), _Fine(dpt, grid), examples, inputs, ("points", "conf"), 1
+    named = dict(zip(HEADS, heads, strict=True))
+    first, second, third, fourth = tokens[0].levels
+    coarse = {coarse_part(number): _Coarse(dpt, grid) for number, dpt in named.items()}
+    rows, levels = net.temporal_length or 1, ("level2", "level3")
+    yield _Part(coarse, (third, fourth), levels, ("path",), rows)
+    fine = {fine_part(number): _Fine(dpt, grid) for number, dpt in named.items()}
+    path = coarse[coarse_part(HEADS[0])](third, fourth)
+    inputs = ("level0", "level1", "path")
+    yield _Part(fine, (first, second, path), inputs, ("points", "conf"))
 
 
-def _write(
-    folder: Path,
-    name: str,
-    part: nn.Module,
-    examples: Sequence[Tensor],
-    inputs: Sequence[str],
-    outputs: Sequence[str],
-    rows_per_clip: int,
-) -> str:
-    """Write one part; returns the name of its file."""
-    rows = torch.export.Dim("batch") if rows_per_clip == 1 else torch.export.Dim("clips")
-    dynamic = {0: rows if rows_per_clip == 1 else rows_per_clip * rows}
-    file = f"{name}.onnx"
-    write_graph(folder / file, part, examples, inputs, outputs, tuple(dynamic for _ in examples))
-    return file
+def _write(folder: Path, part: _Part) -> list[str]:
+    """Write the files of a part; returns their names."""
+    rows = torch.export.Dim("batch") if part.rows_per_clip == 1 else torch.export.Dim("clips")
+    dynamic = {0: rows if part.rows_per_clip == 1 else part.rows_per_clip * rows}
+    modules = {folder / f"{name}.onnx": module for name, module in part.modules.items()}
+    shapes = tuple(dynamic for _ in part.examples)
+    write_graphs(modules, part.examples, part.inputs, part.outputs, shapes)
+    return [path.name for path in modules]
 
 
 class _Encoder(nn.Module):
