@@ -30,7 +30,7 @@ setup(
         (f"share/{NAME}/launch", files("launch/*.launch.py")),
         (f"share/{NAME}/config", files("config/*.yaml", "config/*.rviz", "config/*.xml")),
         (f"share/{NAME}/config/train", files("config/train/*.yaml")),
-        (f"share/{NAME}/models", files("models/*.yaml", "models/*.md")),
+        (f"share/{NAME}/models", files("models/*.yaml", "models/*.md", "models/*.safetensors")),
     ],
     # What the code imports is in package.xml (rosdep) and requirements/ (pip): the same library
     # has different names there, and a list here would make entry points refuse the other's.

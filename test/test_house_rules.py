@@ -14,6 +14,7 @@ import pytest
 import recon4d_ros
 from recon4d_ros.config import Config, load_config
 from recon4d_ros.config_docs import YAML_PATH, generated_files
+from recon4d_ros.networks.files import sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
@@ -107,9 +108,13 @@ def test_no_file_names_a_folder_of_one_machine():
     assert not found, f"paths of one machine: {found}"
 
 
-def test_tracked_files_are_small():
+def test_tracked_files_are_small_and_weights_have_their_page():
+    """Weights of our own are the one exception."""
     big = [path for path in tracked_files() if path.stat().st_size > 1_000_000]
-    assert not big
+    assert {(path.parent, path.suffix) for path in big} <= {(ROOT / "models", ".safetensors")}
+    for path in big:
+        assert path.stat().st_size <= 30_000_000
+        assert sha256_of(path) in path.with_suffix(".md").read_text()
 
 
 @pytest.mark.parametrize("path", generated_files(), ids=str)
