@@ -20,7 +20,7 @@ from recon4d_ros.datatypes import Clips
 from recon4d_ros.errors import FrameError, SourceError
 from recon4d_ros.storage.training_data.kubric import KubricReader
 from recon4d_ros.storage.training_data.point_odyssey import PointOdysseyReader
-from recon4d_ros.storage.training_data.shape import ClipShape, Framing, evenly, stacked
+from recon4d_ros.storage.training_data.shape import ClipShape, Framing, evenly
 from recon4d_ros.storage.training_data.solids import MobilityRule
 from recon4d_ros.storage.training_data.sources import (
     SOURCES,
@@ -160,7 +160,7 @@ def test_equal_numbers_give_equal_clips_of_the_shape_asked_for(kind, request):
     reader = readers[kind](request.getfixturevalue(kind), shape, seed=3)
     batch = reader.clips(5, 3)
     assert batch.rgb.shape == (3, 4, 30, 30, 3) and batch.tracks.shape == (3, 4, 20, 2)
-    assert equal(batch, stacked([reader.clips(5, 2), reader.clips(7, 1)]))
+    assert equal(batch, Clips.joined([reader.clips(5, 2), reader.clips(7, 1)]))
     assert not equal(reader.clips(5, 1), reader.clips(6, 1))
     known = torch.isfinite(batch.tracks).all(-1)
     x, y = batch.tracks[batch.visibility & known].unbind(-1)

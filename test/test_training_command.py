@@ -10,6 +10,7 @@ import torch
 import yaml
 from command_line import error_line, recon4d
 from training_clips import SlidingClips
+from training_files import WIDTH, Plates, write_point_odyssey, write_tartanair
 
 from recon4d_ros.config import load_sections
 from recon4d_ros.errors import ModelError
@@ -101,6 +102,32 @@ def test_the_lean_tracker_learns_from_clips_it_remembers(tmp_path: Path) -> None
     images, queries = torch.zeros(1, 4, 3, 32, 48), torch.zeros(1, 2, 3)
     with pytest.raises(ModelError, match="starts from tracks by chained flow"):
         network(images, queries)
+
+
+def test_the_tracker_learns_from_data_sets_on_disk(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plates = Plates(60.0)
+    write_point_odyssey(tmp_path / "odyssey" / "walk", plates)
+    write_tartanair(tmp_path / "air" / "P000", Plates(WIDTH / 2, is_still=True, pace=3.0))
+    folders = f"point_odyssey={tmp_path / 'odyssey'}, tartanair={tmp_path / 'air'}"
+    clips = SHORT["clips"] | {"folders": folders, "num_tracks": 4}
+    config = config_file(tmp_path, clips=clips, tracker=TRACKER)
+    assert recon4d("train", "dynpt", "--config", config, "--out", tmp_path / "out") == 0
+    card = (tmp_path / "out" / "tiny.md").read_text()
+    assert "point_odyssey, tartanair clips of 4 frames, 48 x 32 px; 2 of them" in card
+    capsys.readouterr()
+    for bad, said in (
+        ("movi_f", "expected NAME=DIR"),
+        (f"carla={tmp_path}", "unknown ['carla']"),
+        (f"tartanair={tmp_path / 'nowhere'}", "nowhere"),
+    ):
+        words = ("--config", config, "--out", tmp_path / "b", "--set", f"clips.folders={bad}")
+        assert recon4d("train", "dynpt", *words) == 2
+        assert said in error_line(capsys)
+    pomato = config_file(tmp_path, clips=clips, network=NETWORK)
+    assert recon4d("train", "pomato", "--config", pomato, "--out", tmp_path / "b") == 2
+    assert "cannot train pointmaps" in error_line(capsys)
 
 
 def test_pointmaps_pairwise_then_temporal(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,11 +67,19 @@ class Clips:
 
     @classmethod
     def joined(cls, parts: Sequence[Clips]) -> Clips:
-        """One batch of several, which hold the same fields."""
-        held = {
-            item.name: torch.cat([getattr(part, item.name) for part in parts])
-            for item in dataclasses.fields(cls)
-            if isinstance(getattr(parts[0], item.name), Tensor)
-        }
-        motions = tuple(motion for part in parts for motion in part.camera_motion)
-        return cls(**held, camera_motion=motions)
+        """One batch of several of the same shape; what one of them lacks, the batch lacks."""
+        values: dict[str, Any] = {}
+        for item in dataclasses.fields(cls):
+            members = [getattr(part, item.name) for part in parts]
+            if item.name == "camera_motion":
+                values[item.name] = tuple(motion for member in members for motion in member)
+            else:
+                lacks = any(member is None for member in members)
+                values[item.name] = None if lacks else torch.cat(members)
+        return cls(**values)
+
+    def to(self, device: torch.device) -> Clips:
+        """On another device."""
+        tensors = {name: v for name, v in vars(self).items() if isinstance(v, Tensor)}
+        moved = {name: value.to(device) for name, value in tensors.items()}
+        return dataclasses.replace(self, **moved)  # type: ignore[arg-type]

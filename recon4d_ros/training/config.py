@@ -86,7 +86,7 @@ class OptimiserConfig:
 
 @dataclass(frozen=True)
 class ClipsConfig:
-    """The clips that are trained and validated on; all are rendered as they are needed."""
+    """The clips that are trained and validated on, rendered as they are needed or from disk."""
 
     num_frames: int = setting(12, "length of a clip", unit="frames", minimum=2, maximum=64)
     height: int = setting(192, "a multiple of 16", unit="px", minimum=32, maximum=1024)
@@ -107,6 +107,12 @@ class ClipsConfig:
         "queries; 0 renders new ones for ever",
         minimum=0,
         maximum=100_000,
+    )
+    folders: str = setting(
+        "",
+        "dynpt: data sets to learn from instead of rendered clips, mixed in their usual ratios, "
+        "as movi_f=DIR,point_odyssey=DIR (also movi_e, panning_movi_e, tartanair); validation "
+        "stays with rendered clips",
     )
     validation_seed: int = setting(
         900_001, "of the held-out clips; not the run's", minimum=0, maximum=1_000_000
@@ -282,6 +288,11 @@ class PomatoTraining(TrainingConfig):
         """
         super().__post_init__()
         clips = self.clips
+        if clips.folders:
+            raise ConfigError(
+                f"clips.folders={clips.folders} cannot train pointmaps, which need dense motion; "
+                "leave it empty: clips are rendered then"
+            )
         if self.network.stage == "temporal" and clips.early_frames != clips.num_frames:
             raise ConfigError(
                 f"clips.early_frames={clips.early_frames} is not clips.num_frames="

@@ -26,8 +26,8 @@ def facts(
     return {
         "network": f"{kind}, {num_parameters / 1e6:.2f} M parameters, averaged weights as fp16",
         "data": (
-            f"rendered clips of {clips.num_frames} frames, {clips.width} x {clips.height} px; "
-            + _showings(clips, progress.clips)
+            f"{_origin(clips)} clips of {clips.num_frames} frames, {clips.width} x "
+            f"{clips.height} px; {_showings(clips, progress.clips)}"
         ),
         "seeds": f"training {run.seed}, held-out clips {clips.validation_seed}",
         "steps": f"{progress.step} of {run.batch} clips, {progress.skipped} skipped as not finite",
@@ -36,6 +36,11 @@ def facts(
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "code": f"recon4d_ros {__version__}, commit {outcome.commit}",
     }
+
+
+def _origin(clips: ClipsConfig) -> str:
+    names = [part.partition("=")[0].strip() for part in clips.folders.split(",")]
+    return ", ".join(names) if clips.folders else "rendered"
 
 
 def _showings(clips: ClipsConfig, number: int) -> str:

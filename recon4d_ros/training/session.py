@@ -9,7 +9,10 @@ from pathlib import Path
 import torch
 
 from recon4d_ros.datatypes.clips import Clips
+from recon4d_ros.errors import ConfigError
 from recon4d_ros.predictors.devices import choose_device
+from recon4d_ros.storage.training_data.shape import ClipReader, ClipShape
+from recon4d_ros.storage.training_data.sources import open_mixture
 from recon4d_ros.synthetic.clips import ClipGenerator, ClipSettings
 from recon4d_ros.training.config import (
     ClipsConfig,
@@ -60,7 +63,7 @@ def train_network(
     config = load_training(kind, config_file, overrides)
     device = choose_device(config.run.device, "run.device")
     task = make_task(config, device)
-    sources = rendered_sources(config, device)
+    sources = clip_sources(config, device)
     outcome = train(task, sources, config, folder, is_resumed=is_resumed)
     weights = folder / f"{config.run.name}.safetensors"
     known = facts(config, outcome, device, kind)
@@ -90,8 +93,25 @@ class RenderedClips:
         return self.generator.clips(first, count, dense_motion=self.has_dense_motion)
 
 
-def rendered_sources(config: TrainingConfig, device: torch.device) -> Sources:
-    """Generators of the run's clips."""
+@dataclass(frozen=True)
+class StoredClips:
+    """Clips of data sets on disk."""
+
+    reader: ClipReader
+    device: torch.device
+
+    def clips(self, first: int, count: int) -> Clips:
+        """See `ClipSource.clips`."""
+        return self.reader.clips(first, count).to(self.device)
+
+
+def clip_sources(config: TrainingConfig, device: torch.device) -> Sources:
+    """Where the run's clips come from.
+
+    Raises:
+        ConfigError: `clips.folders` does not name folders.
+        SourceError: a folder holds no such data set.
+    """
     usual = clip_settings(config.clips)
     early = dataclasses.replace(
         usual,
@@ -105,14 +125,33 @@ def rendered_sources(config: TrainingConfig, device: torch.device) -> Sources:
         return RenderedClips(generator, isinstance(config, PomatoTraining))
 
     def shown(settings: ClipSettings) -> ClipSource:
-        rendered, kept = source(settings, config.run.seed), config.clips.remembered
-        return RememberedClips(rendered, kept, config.run.seed) if kept else rendered
+        seed, kept = config.run.seed, config.clips.remembered
+        found: ClipSource = source(settings, seed)
+        if config.clips.folders:
+            shape = ClipShape(settings.num_frames, settings.size, settings.num_tracks)
+            mixture = open_mixture(named_folders(config.clips.folders), shape, seed)
+            found = StoredClips(mixture, device)
+        return RememberedClips(found, kept, seed) if kept else found
 
     return Sources(
         early=shown(early),
         usual=shown(usual),
         held_out=source(usual, config.clips.validation_seed),
     )
+
+
+def named_folders(text: str) -> dict[str, Path]:
+    """Folders by name of data set, of `clips.folders`.
+
+    Raises:
+        ConfigError: it is not a list of NAME=DIR.
+    """
+    pairs = [part.partition("=") for part in text.split(",")]
+    if not all(name.strip() and folder.strip() for name, _, folder in pairs):
+        raise ConfigError(
+            f"clips.folders={text!r}; expected NAME=DIR, several of them with commas between"
+        )
+    return {name.strip(): Path(folder.strip()).expanduser() for name, _, folder in pairs}
 
 
 def clip_settings(clips: ClipsConfig) -> ClipSettings:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -61,7 +60,7 @@ class SequenceReader:
         Raises:
             SourceError, FrameError: a file is missing, damaged or half written.
         """
-        return stacked([self._numbered(number) for number in range(first, first + count)])
+        return Clips.joined([self._numbered(number) for number in range(first, first + count)])
 
     def _numbered(self, number: int) -> Clips:
         rng = np.random.default_rng((self._seed, number))
@@ -181,16 +180,3 @@ def evenly(groups: Tensor, count: int, rng: np.random.Generator, name: str) -> T
     turn = torch.arange(len(order)) - starts  # every group's first, then every group's second, ...
     late = shuffled.argsort()[order].double() / len(order)
     return order[(turn + late).argsort()[:count]]
-
-
-def stacked(parts: Sequence[Clips]) -> Clips:
-    """One batch of several of the same shape; what one of them lacks, the batch lacks."""
-    values: dict[str, object] = {}
-    for item in dataclasses.fields(Clips):
-        members = [getattr(part, item.name) for part in parts]
-        if item.name == "camera_motion":
-            values[item.name] = tuple(motion for member in members for motion in member)
-        else:
-            lacks = any(member is None for member in members)
-            values[item.name] = None if lacks else torch.cat(members)
-    return Clips(**values)  # type: ignore[arg-type]

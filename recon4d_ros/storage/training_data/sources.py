@@ -20,7 +20,7 @@ from recon4d_ros.datatypes import Clips
 from recon4d_ros.errors import FrameError, SourceError
 from recon4d_ros.storage.training_data.kubric import KubricReader
 from recon4d_ros.storage.training_data.point_odyssey import PointOdysseyReader
-from recon4d_ros.storage.training_data.shape import ClipReader, ClipShape, stacked
+from recon4d_ros.storage.training_data.shape import ClipReader, ClipShape
 from recon4d_ros.storage.training_data.tartanair import TartanAirReader
 
 MAX_UNREADABLE = 0.01  # share of the clips tried; a single one is always let pass
@@ -135,7 +135,7 @@ class MixedReader:
         Raises:
             SourceError: more than 1 % of all clips tried so far could not be read.
         """
-        return stacked([self._clip(number) for number in range(first, first + count)])
+        return Clips.joined([self._clip(number) for number in range(first, first + count)])
 
     def _clip(self, number: int) -> Clips:
         rng = np.random.default_rng((self._seed, number))
