@@ -21,6 +21,7 @@ from recon4d_ros.pipeline.offline import OfflineReconstructor
 from recon4d_ros.predictors.klt import KltTracker
 from recon4d_ros.predictors.pomato.engine import Engine
 from recon4d_ros.predictors.pomato.pair_network import PomatoPairs
+from recon4d_ros.storage.images import read_rgb
 from recon4d_ros.storage.index import read_index
 from recon4d_ros.storage.rectification import CameraModel
 from recon4d_ros.storage.sequence_writer import SequenceSample, write_sequence
@@ -84,7 +85,13 @@ def test_a_run_is_written_and_can_be_evaluated(sequence, tmp_path, monkeypatch, 
     assert read_trajectory(out / "trajectory_provisional.tum").stamps_ns.tolist() == []
     assert (out / "summary.png").is_file() and (out / "map.ply").is_file()
     capsys.readouterr()
-    assert recon4d("eval", out, sequence, "--json", tmp_path / "figures.json") == 0
+    words = ("--json", tmp_path / "figures.json", "--slice", tmp_path / "slice.png")
+    assert recon4d("eval", out, sequence, *words) == 0
+    picture = read_rgb(tmp_path / "slice.png")
+    # Twice the height of the depth images, and at least as wide as it is said to be.
+    assert picture.shape[1] >= 600 and picture.shape[1] % COUNT == 0
+    assert picture[: len(picture) // 2].float().std() > 5
+    assert picture[len(picture) // 2 :].float().std() > 5
     assert "provisional poses" not in capsys.readouterr().out
     figures = json.loads((tmp_path / "figures.json").read_text())
     assert figures["provisional"] is None

@@ -8,6 +8,8 @@ from pathlib import Path
 from recon4d_ros.errors import OutputError
 from recon4d_ros.evaluation.masks import MaskReport
 from recon4d_ros.evaluation.report import Report, TrajectoryReport, evaluate_run
+from recon4d_ros.evaluation.slices import run_slice
+from recon4d_ros.storage.images import write_rgb
 
 
 def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
@@ -23,6 +25,12 @@ def add_parser(subparsers: argparse._SubParsersAction[argparse.ArgumentParser]) 
     )
     parser.add_argument("run_dir", metavar="DIR", type=Path, help="output of `recon4d run`")
     parser.add_argument("sequence", metavar="SEQUENCE", type=Path, help="sequence folder")
+    parser.add_argument(
+        "--slice",
+        metavar="FILE",
+        type=Path,
+        help="also draw the middle column of all frames over time, and that of their depth (.png)",
+    )
     add_json_argument(parser)
     parser.set_defaults(run=run)
 
@@ -37,6 +45,8 @@ def run(args: argparse.Namespace) -> int:
     report = evaluate_run(args.run_dir, args.sequence)
     print("\n".join(report_lines(report)))
     write_json(args.json, report.to_json())
+    if args.slice is not None:
+        write_rgb(args.slice, run_slice(args.run_dir, args.sequence))
     return 0
 
 

@@ -187,7 +187,7 @@ def _depth(run_dir: Path, sequence: SequenceFolder) -> dict[str, DepthReport]:
         exclusions["static"] = partial(_true_mask, sequence)
     if any((run_dir / "masks").glob("*.png")):
         exclusions["outside_own_mask"] = partial(_own_mask, run_dir)
-    scale = _depth_scale(run_dir / "intrinsics.json")
+    scale = depth_scale(run_dir / "intrinsics.json")
     return {
         label: evaluate_depth(partial(_depth_frames, run_dir, sequence, scale, excluded))
         for label, excluded in exclusions.items()
@@ -238,8 +238,12 @@ def _own_mask(run_dir: Path, stamp_ns: int) -> BoolImage | None:
     return read_mask(path).numpy() if path.is_file() else None
 
 
-def _depth_scale(path: Path) -> float:
-    """Stored units per map unit of a run's depth images."""
+def depth_scale(path: Path) -> float:
+    """Stored units per map unit of a run's depth images, from its `intrinsics.json`.
+
+    Raises:
+        SourceError: the file does not tell.
+    """
     try:
         scale = float(json.loads(path.read_text())["depth_scale"])
     except (OSError, ValueError, KeyError, TypeError) as error:
