@@ -181,20 +181,6 @@ def test_assembled_with_fixed_depths():
     torch.testing.assert_close(g, (J.T @ r)[:NUM_UNKNOWNS])
 
 
-def test_a_basis_gives_the_derivative_by_a_frames_scale_and_grid():
-    basis = torch.stack([torch.ones(P), torch.linspace(0, 1, P)]).double()
-    zero = torch.zeros(14 + P, dtype=torch.float64)
-
-    def residual(x):
-        return other(torch.cat([zero[:14], x @ basis])).residual
-
-    exact = torch.autograd.functional.jacobian(residual, zero[:2])
-    rows = edge_rows.with_depth_basis(other(zero), basis)
-    assert rows.jacobian.shape == (edge_rows.NUM_RELATIVE + 2, 3, P)
-    appended = rows.jacobian[edge_rows.NUM_RELATIVE :]
-    torch.testing.assert_close(appended, exact.movedim(-1, 0))
-
-
 def test_a_column_out_of_range_is_an_error():
     with pytest.raises(GeometryError, match="columns"):
         normal_equations.assemble(blocks(), NUM_UNKNOWNS - 1)

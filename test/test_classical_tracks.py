@@ -2,7 +2,6 @@
 
 import cv2
 import numpy as np
-import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -151,12 +150,3 @@ def test_a_lost_point_keeps_its_past_until_its_frames_go():
     table.close_column(0)
     assert table.used[rows].tolist() == [True, False]
     assert table.rows_in(2).tolist() == rows[:1].tolist()
-
-
-def test_rescaling_divides_every_inverse_depth():
-    table = TrackTable(rows=2, columns=2)
-    table.open_column(0)
-    rows = table.add(0, np.zeros((2, 2)), np.array([0.5, 2.0]))
-    table.rescale(4.0)
-    for values in (table.rho, table.rho_sigma, table.rho_prior):
-        assert values[rows].tolist() == pytest.approx([0.125, 0.5])

@@ -257,21 +257,6 @@ def lift(T_1_2: Tensor) -> Tensor:
     return found
 
 
-def with_depth_basis(rows: Rows, basis: Tensor) -> Rows:
-    """The same rows with shared unknowns for the depth appended to the jacobian.
-
-    A frame's log-scale is a basis (1, P) of ones; a coarse grid of log-depths is the bilinear
-    weight (G, P) of each of its nodes. Then `normal_equations.assemble` serves, no depth is free;
-    a lift has to be extended by an identity, see `torch.block_diag`.
-
-    Args:
-        rows: of P pixels.
-        basis: (G, P) or (..., G, P), how much each unknown adds to each pixel's log-depth.
-    """
-    appended = rows.log_depth.unsqueeze(-3) * basis.unsqueeze(-2)
-    return Rows(rows.residual, torch.cat([rows.jacobian, appended], dim=-3), rows.log_depth)
-
-
 def directions(uv: Tensor, focal_px: Tensor, centre_px: tuple[float, float]) -> Tensor:
     """Viewing directions (..., 3, P), z = 1, of pixels (..., P, 2) of a camera.
 

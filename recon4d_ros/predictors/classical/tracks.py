@@ -218,11 +218,6 @@ class TrackTable:
         seen = np.isfinite(self.uv[:, self.column(frame), 0])
         return np.flatnonzero(self.alive & seen)
 
-    def rescale(self, factor: float) -> None:
-        """All lengths times `factor`."""
-        self.rho, self.rho_sigma = self.rho / factor, self.rho_sigma / factor
-        self.rho_prior = self.rho_prior / factor
-
     def _sweep(self) -> None:
         seen = np.isfinite(self.uv[..., 0]).sum(axis=1)
         rows = np.flatnonzero(self.used & ~self.alive & (seen < 2))
