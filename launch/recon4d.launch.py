@@ -60,6 +60,12 @@ def arguments():
             "params_file",
         ),
         DeclareLaunchArgument(
+            "tracker",
+            default_value="",
+            choices=["", "auto", "klt", "dynpt"],
+            description="what follows points over windows; empty: as in params_file",
+        ),
+        DeclareLaunchArgument(
             "map_frame",
             default_value="",
             description="TF frame of the map; empty: as in params_file",
@@ -122,6 +128,7 @@ def overrides(context):
         "transport": "input.transport",
         "predictor": "predictor.name",
         "model": "pomato.model",
+        "tracker": "tracker.name",
         "map_frame": "frames.map",
         "base_frame": "frames.base",
     }

@@ -38,6 +38,7 @@ NODE_ARGUMENTS = {
     ),
     "predictor": ("", "classical or pomato; empty: as in params_file"),
     "model": ("", "model of predictor:=pomato; empty: as in params_file"),
+    "tracker": ("", "auto, klt or dynpt; empty: as in params_file"),
     "map_frame": ("", "TF frame of the map; empty: as in params_file"),
     "base_frame": ("", "robot frame to publish instead of the camera's; empty: as in params_file"),
     "rviz": ("false", "open RViz"),
