@@ -32,7 +32,8 @@ class DynPTTask:
     LIMITS: ClassVar[str] = (
         "Trained on rendered scenes alone, at the size and length above: real images, other "
         "sizes and longer windows are another domain. Motion along epipolar lines and slow motion "
-        "look static."
+        "look static. Half of the points that it learned from move: where nothing moves, parallax "
+        "looks like motion."
     )
 
     def __init__(self, config: DynPTTraining, device: torch.device) -> None:
@@ -90,8 +91,9 @@ class DynPTTask:
         images = network_images(clips.rgb)
         maps = network.encode(images, self._tokens(images))
         support = network.support(maps, clips.queries)
-        is_guessed = network.config.needs_flow
-        guess = guessed_tracks(clips.rgb, clips.queries) if is_guessed else None
+        guess = None
+        if network.config.needs_flow:
+            guess = guessed_tracks(clips.rgb, clips.queries, is_fine=False)
         tracked: list[tuple[TrackState, ...]] = []
         for number, start in enumerate(starts):
             frames = torch.arange(start, start + length, device=images.device)
