@@ -253,7 +253,7 @@ def test_a_sequence_without_truth_is_refused(sequence_and_run):
 def test_the_command_prints_and_writes_the_figures(sequence_and_run, tmp_path, capsys):
     sequence, run = sequence_and_run
     out = tmp_path / "figures.json"
-    arguments = argparse.Namespace(run_dir=run, sequence=sequence, json=out)
+    arguments = argparse.Namespace(run_dir=run, sequence=sequence, json=out, slice=None)
     assert evaluate_command.run(arguments) == 0
     printed = capsys.readouterr().out
     assert "ATE 0.0000" in printed
