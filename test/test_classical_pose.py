@@ -28,7 +28,7 @@ def sightings(count: int = 200, noise_px: float = 0.0, seed: int = 0) -> Sightin
         ]
     )
     uv = uv + np.random.default_rng(seed).normal(size=uv.shape) * noise_px / FOCAL
-    return Sightings(hosts, ray, rho, np.full(count, 1e-6), uv, FOCAL)
+    return Sightings(rigid.inverse(hosts), ray, rho, np.full(count, 1e-6), uv, FOCAL)
 
 
 def with_outliers(seen: Sightings, share: float) -> tuple[Sightings, np.ndarray]:
@@ -52,8 +52,8 @@ def test_exact_sights_give_the_exact_pose():
 def test_noisy_sights_give_what_opencv_finds():
     seen = sightings(noise_px=0.2)
     bearing = rigid.homogeneous(seen.ray) / seen.rho[:, None]
-    T_world_host = rigid.inverse(seen.T_host_world)
-    points = (T_world_host[:, :3, :3] @ bearing[..., None])[..., 0] + T_world_host[:, :3, 3]
+    points = (seen.T_world_host[:, :3, :3] @ bearing[..., None])[..., 0]
+    points = points + seen.T_world_host[:, :3, 3]
     rotvec = Rotation.from_matrix(TRUTH[:3, :3]).as_rotvec()
     found, t = cv2.solvePnPRefineLM(
         points, seen.uv.copy(), np.eye(3), None, rotvec[:, None].copy(), TRUTH[:3, 3:].copy()

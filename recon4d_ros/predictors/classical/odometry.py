@@ -33,6 +33,7 @@ from recon4d_ros.predictors.classical.bootstrap import (
 from recon4d_ros.predictors.classical.pinhole import Pinhole
 from recon4d_ros.predictors.classical.points import Points
 from recon4d_ros.predictors.classical.pose import (
+    ROUGH_STEP,
     PoseFit,
     Sightings,
     Tracked,
@@ -206,70 +207,64 @@ class Odometry:
         """Rows of the points of a frame, where they are there and where they are sought next."""
         rows = self._table.rows_in(last)
         uv = self._table.uv[rows, self._table.column(last)]
-        shift = self._points.projected(rows, T_guess) - self._points.projected(
-            rows, self.poses[last]
-        )
+        expected, before = self._points.projected(rows, [T_guess, self.poses[last]])
+        shift = expected - before
         sane = np.linalg.norm(shift, axis=1) < _LONGEST_GUESS_PX  # False for NaN
         return rows, uv, np.where(sane[:, None], uv + shift, uv)
 
     def _seen(self, index: int, last: int) -> Tracked:
-        """Pose by what is seen; once more if its velocity bends the image otherwise."""
+        """Pose by what is seen."""
         self._take_velocity()
-        expected = self.shutter.velocity(index)
-        tracked = self._fitted(index, last)
-        if tracked.T_cam_world is None:
-            return tracked
-        self._take_velocity()
-        turn = np.abs(self.shutter.velocity(index) - expected)[3:].max()
-        bend_px = 0.5 * abs(self.shutter.readout.seconds) * turn * self.shutter.camera.focal
-        return self._fitted(index, last, again=True) if bend_px > _LEAST_BEND_PX else tracked
-
-    def _fitted(self, index: int, last: int, again: bool = False) -> Tracked:
-        if self.ready:
-            tracked = self._posed(index, self.poses[index], again)
-        else:
-            tracked = self._rotated(index, last)
+        tracked = self._posed(index) if self.ready else self._rotated(index, last)
         if tracked.T_cam_world is not None:
             self.poses[index] = tracked.T_cam_world
         return tracked
+
+    def _is_bent(self, index: int, T_cam_world: Array) -> bool:
+        """Take a pose over; whether its velocity bends the image otherwise than expected."""
+        expected = self.shutter.velocity(index)
+        self.poses[index] = T_cam_world
+        self._take_velocity()
+        turn = np.abs(self.shutter.velocity(index) - expected)[3:].max()
+        bend_px = 0.5 * abs(self.shutter.readout.seconds) * turn * self.shutter.camera.focal
+        return bool(bend_px > _LEAST_BEND_PX)
 
     def _take_velocity(self) -> None:
         last, newest = self._recent[-2:]
         self._velocity = self.poses[newest] @ rigid.inverse(self.poses[last])
         self.shutter.measure(self.poses, self._recent)
 
-    def _posed(self, index: int, T_guess: Array, is_near: bool) -> Tracked:
+    def _posed(self, index: int) -> Tracked:
+        """Pose by the structure: roughly first, which tells how the shutter bent the image."""
         rows = self._table.rows_in(index)
         rows = rows[self._table.host[rows] != index]
         if len(rows) < _MIN_SUPPORT:
             return Tracked(None, TrackingState.LOST, np.inf, len(rows))
         seen = self._points.sightings(rows, index)
-        fit = refine_pose(seen, T_guess)
-        if not is_near:
-            fit = self._better(seen, rows, fit)
+        fit = self._better(seen, rows, refine_pose(seen, self.poses[index], ROUGH_STEP))
+        if self._agree(fit):
+            if self._is_bent(index, fit.T_cam_world):
+                seen = self._points.sightings(rows, index)
+            fit = refine_pose(seen, fit.T_cam_world)
+        self._share = float(fit.inlier.mean())
         support = int(fit.inlier.sum())
-        self._share = support / len(rows)
-        if support < max(_MIN_SUPPORT, self._config.min_inlier_share * len(rows)):
+        if not self._agree(fit):
             return Tracked(None, TrackingState.LOST, fit.residual_px, support)
         return Tracked(fit.T_cam_world, TrackingState.TRACKING, fit.residual_px, support)
+
+    def _agree(self, fit: PoseFit) -> bool:
+        """Whether enough points agree with a pose to believe it."""
+        least = max(_MIN_SUPPORT, self._config.min_inlier_share * len(fit.inlier))
+        return bool(fit.inlier.sum() >= least)
 
     def _better(self, seen: Sightings, rows: Index, fit: PoseFit) -> PoseFit:
         """A sampled pose instead, if too few points agree and clearly more agree with that one."""
         if fit.inlier.mean() > min(_PLAIN_SHARE, _USUAL_SHARE * self._share):
             return fit
-        sure = self._points.are_sure(rows)
-        subset = Sightings(
-            seen.T_host_world[sure],
-            seen.ray[sure],
-            seen.rho[sure],
-            seen.rho_sigma[sure],
-            seen.uv[sure],
-            seen.focal_px,
-        )
-        T = sample_pose(subset)
+        T = sample_pose(seen.of(self._points.are_sure(rows)))
         if T is None:
             return fit
-        other = refine_pose(seen, T)
+        other = refine_pose(seen, T, ROUGH_STEP)
         return other if other.inlier.sum() > 1.1 * fit.inlier.sum() else fit
 
     def _rotated(self, index: int, last: int) -> Tracked:

@@ -25,10 +25,10 @@ class Points:
         self._shutter = shutter
 
     def host_poses(self, rows: Index) -> Array:
-        """T_cam_world (N, 4, 4) of the points' hosts."""
-        hosts, inverse = np.unique(self._table.host[rows], return_inverse=True)
+        """T_world_cam (N, 4, 4) of the points' hosts."""
+        hosts, which = np.unique(self._table.host[rows], return_inverse=True)
         poses = [self._poses[int(host)] for host in hosts]
-        return np.stack(poses)[inverse] if poses else np.zeros((0, 4, 4))
+        return rigid.inverse(np.stack(poses))[which] if poses else np.zeros((0, 4, 4))
 
     def rays(self, rows: Index) -> Array:
         """Normalised image coordinates (N, 2) in the hosts, at the time of their middle rows."""
@@ -68,24 +68,22 @@ class Points:
 
     def positions(self, rows: Index) -> Array:
         """World coordinates (N, 3)."""
-        bearing = rigid.homogeneous(self.rays(rows)) / self._table.rho[rows, None]
-        T = rigid.inverse(self.host_poses(rows))
-        return np.asarray((T[:, :3, :3] @ bearing[..., None])[..., 0] + T[:, :3, 3])
+        return np.asarray(self._in_world(rows)[:, :3] / self._table.rho[rows, None])
 
-    def transferred(self, rows: Index, T: Array) -> Array:
-        """Bearings of the hosts in a camera, times depth in the host's unit bearing (N, 3)."""
-        T_rel = T @ rigid.inverse(self.host_poses(rows))
-        bearing = rigid.homogeneous(self.rays(rows))[..., None]
-        moved = (T_rel[:, :3, :3] @ bearing)[..., 0]
-        return np.asarray(moved + self._table.rho[rows, None] * T_rel[:, :3, 3])
-
-    def projected(self, rows: Index, T: Array) -> Array:
-        """Px (N, 2) of points in a camera, NaN behind it."""
-        q = self.transferred(rows, T)
-        z = np.where(q[:, 2] > 1e-3, q[:, 2], np.nan)
-        return self._shutter.camera.pixels(q[:, :2] / z[:, None])
+    def projected(self, rows: Index, poses: Sequence[Array]) -> list[Array]:
+        """Px (N, 2) of points in cameras T_cam_world (4, 4), NaN behind them."""
+        points = self._in_world(rows)
+        seen = (points @ T[:3].T for T in poses)
+        at = (q[:, :2] / np.where(q[:, 2:] > 1e-3, q[:, 2:], np.nan) for q in seen)
+        return [self._shutter.camera.pixels(uv) for uv in at]
 
     def rho_in(self, index: int, rows: Index) -> Array:
         """Inverse depth (N,) of points in a frame."""
-        z = self.transferred(rows, self._poses[index])[:, 2]
+        z = self._in_world(rows) @ self._poses[index][2]
         return np.asarray(self._table.rho[rows] / np.maximum(z, 1e-3))
+
+    def _in_world(self, rows: Index) -> Array:
+        """Homogeneous world coordinates (N, 4), the last of which is the inverse depth."""
+        T, rho = self.host_poses(rows), self._table.rho[rows, None]
+        bearing = rigid.homogeneous(self.rays(rows))[..., None]
+        return np.concatenate([(T[:, :3, :3] @ bearing)[..., 0] + rho * T[:, :3, 3], rho], axis=1)

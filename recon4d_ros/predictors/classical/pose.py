@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -15,7 +15,10 @@ from recon4d_ros.predictors.classical.tracks import Mask
 _PIXEL_SIGMA = 0.5  # px, of a tracked position
 _KERNEL = 3.0  # Cauchy scale in standard deviations; also the bound of an inlier
 _ITERATIONS = 12
-_SMALL_STEP = 1e-5  # radian, or depth of a point of inverse depth 1: some thousandths of a px
+# Radian, or depth of a point of inverse depth 1, after which no step follows: some hundredths of a
+# px; and those of a fit that another one follows.
+_SMALL_STEP = 3e-5
+ROUGH_STEP = 1e-3
 _MIN_Z = 1e-3
 
 
@@ -41,19 +44,30 @@ class Sightings:
     """N points with inverse depth in their hosts, seen in one frame.
 
     Attributes:
-        T_host_world: (N, 4, 4) pose of each point's host.
+        T_world_host: (N, 4, 4) pose of each point's host.
         ray: (N, 2) normalised image coordinates in the host.
         rho, rho_sigma: (N,) inverse depth in the host and its standard deviation.
         uv: (N, 2) normalised image coordinates in the frame.
         focal_px: px per unit of normalised coordinates.
     """
 
-    T_host_world: Array
+    T_world_host: Array
     ray: Array
     rho: Array
     rho_sigma: Array
     uv: Array
     focal_px: float
+
+    def of(self, points: Mask) -> Sightings:
+        """Those of some of the points, (N,) bool."""
+        return replace(
+            self,
+            T_world_host=self.T_world_host[points],
+            ray=self.ray[points],
+            rho=self.rho[points],
+            rho_sigma=self.rho_sigma[points],
+            uv=self.uv[points],
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,25 +87,24 @@ class PoseFit:
     cost: float
 
 
-def refine_pose(seen: Sightings, T_cam_world: Array) -> PoseFit:
-    """Robust Gauss-Newton from a guess.
+def refine_pose(seen: Sightings, T_cam_world: Array, small_step: float = _SMALL_STEP) -> PoseFit:
+    """Robust Gauss-Newton from a guess, until a step is small.
 
     Each residual is weighted by the inverse of its covariance, the pixel's plus that of the depth
     projected along the epipolar line: a point whose depth is not known yet still holds the
     rotation and the direction across its epipolar line.
     """
     T = T_cam_world
-    T_world_host = rigid.inverse(seen.T_host_world)
     # A point in the world is direction + rho * origin, times its depth in the host.
-    direction = (T_world_host[:, :3, :3] @ rigid.homogeneous(seen.ray)[..., None])[..., 0].T
-    origin = T_world_host[:, :3, 3].T
+    R_world_host, origin = seen.T_world_host[:, :3, :3], seen.T_world_host[:, :3, 3].T
+    direction = (R_world_host @ rigid.homogeneous(seen.ray)[..., None])[..., 0].T
     sigma = np.minimum(seen.rho_sigma, seen.rho)
     for _ in range(_ITERATIONS):
         at = _linearised(seen, T, direction, origin, sigma)
         squared = at.squared
         step = _gauss_newton(at, 1.0 / (1.0 + squared / _KERNEL**2))
         T = _retracted(T, step)
-        if np.abs(step).max() < _SMALL_STEP:
+        if np.abs(step).max() < small_step:
             break
     cost = float(np.log1p(squared / _KERNEL**2).mean())
     median = float(np.median(np.hypot(*at.residual)))
@@ -108,8 +121,8 @@ def _retracted(T: Array, step: Array) -> Array:
 def sample_pose(seen: Sightings, reprojection_px: float = 2.0) -> Array | None:
     """Pose by random sampling (AP3P), for when the guess may be far off; None if none is found."""
     points = rigid.homogeneous(seen.ray) / seen.rho[:, None]
-    T_world_host = rigid.inverse(seen.T_host_world)
-    points = (T_world_host[:, :3, :3] @ points[..., None])[..., 0] + T_world_host[:, :3, 3]
+    points = (seen.T_world_host[:, :3, :3] @ points[..., None])[..., 0]
+    points = points + seen.T_world_host[:, :3, 3]
     if len(points) < 12:
         return None
     cv2.setRNGSeed(0)
