@@ -290,14 +290,13 @@ class Reconstructor:
 
 
 def _posed(frame: Frame, prediction: FramePrediction, located: Located) -> Reconstruction:
-    shape = prediction.intrinsics.size
-    nowhere = torch.zeros(shape, dtype=torch.bool)
+    nowhere = _blank(prediction, False)
     return Reconstruction(
         frame=frame,
         is_final=False,
         T_map_cam=located.T_map_cam,
-        depth=torch.full(shape, torch.nan),
-        confidence=torch.zeros(shape),
+        depth=_blank(prediction, torch.nan),
+        confidence=_blank(prediction, 0.0),
         dynamic_mask=nowhere,
         filled=nowhere,
         intrinsics=prediction.intrinsics,
@@ -329,21 +328,24 @@ def _provisional(
 
 def _undecided(prediction: FramePrediction) -> DynamicMask:
     """Nothing is said of any pixel."""
-    shape = (1, *prediction.intrinsics.size)
-    nowhere = torch.zeros(shape, dtype=torch.bool)
-    return DynamicMask((prediction.index,), nowhere, torch.zeros(shape), nowhere)
+    nowhere = _blank(prediction, False)[None]
+    return DynamicMask((prediction.index,), nowhere, _blank(prediction, 0.0)[None], nowhere)
+
+
+def _blank(prediction: FramePrediction | WindowPrediction, value: float) -> Tensor:
+    """(H, W) of one value, in the memory of one: most live frames have no maps."""
+    return torch.tensor(value).expand(prediction.intrinsics.size)
 
 
 def _final(window: Window, aligned: AlignedWindow, index: int, is_dense: bool) -> Reconstruction:
     row = window.indices.index(index)
     prediction = aligned.prediction
-    shape = prediction.intrinsics.size
     T_map_cam = _pose_or_none(aligned.T_map_cam[row])
     if is_dense:
         depth = _own_depth(aligned, row)
         confidence = torch.where(depth.isfinite(), prediction.confidence[row], 0.0)
     else:
-        depth, confidence = torch.full(shape, torch.nan), torch.zeros(shape)
+        depth, confidence = _blank(prediction, torch.nan), _blank(prediction, 0.0)
     state = prediction.states[row] if T_map_cam is not None else TrackingState.LOST
     if T_map_cam is not None and state is TrackingState.LOST:
         state = TrackingState.TRACKING  # posed by the map, not by the predictor

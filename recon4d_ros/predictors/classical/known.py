@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -58,31 +57,28 @@ class Known:
         return self.flowing is not None
 
 
-def points_key(depth: Tensor, T_key_cam: Tensor, rays: Rays, has_depth: Sequence[bool]) -> Tensor:
-    """Pointmaps (T, H, W, 3) in the key camera of depths (T, H, W), NaN where `has_depth` is not.
+def dense_maps(
+    known: Sequence[Known],
+    has_depth: Sequence[bool],
+    T_key_cam: Tensor,
+    rays: Rays,
+    max_relative_sigma: float,
+) -> tuple[Tensor, Tensor]:
+    """Pointmaps (T, H, W, 3) in the key camera and confidence (T, H, W) of a window.
 
-    Live, most frames of a window have no depth, and looking for that takes longer than the rest.
+    NaN and 0 where `has_depth` is not: live, most frames of a window have no depth, and looking
+    for that takes longer than the rest.
     """
-    points = torch.full((*depth.shape, 3), torch.nan)
-    for row, T in enumerate(T_key_cam.float()):
+    shape = (len(known), *known[0].depth.rho.shape)
+    points, confidence = torch.full((*shape, 3), torch.nan), torch.zeros(shape)
+    for row, (entry, T) in enumerate(zip(known, T_key_cam.float(), strict=True)):
         if has_depth[row]:
+            depth = torch.from_numpy(entry.depth.depth(max_relative_sigma))
             flat = points[row].view(-1, 3)
             torch.mm(rays.directions, T[:3, :3].mT, out=flat)
-            flat.mul_(depth[row].view(-1, 1)).add_(T[:3, 3])
-    return points
-
-
-def dense_maps(
-    known: Sequence[Known], has_depth: Sequence[bool], max_relative_sigma: float
-) -> tuple[Tensor, Tensor]:
-    """Depth and confidence (T, H, W), NaN and 0 where `has_depth` is not."""
-    shape = (len(known), *known[0].depth.rho.shape)
-    depth, confidence = np.full(shape, np.nan, np.float32), np.zeros(shape, np.float32)
-    for row, entry in enumerate(known):
-        if has_depth[row]:
-            depth[row] = entry.depth.depth(max_relative_sigma)
-            confidence[row] = entry.depth.confidence(max_relative_sigma)
-    return torch.from_numpy(depth), torch.from_numpy(confidence)
+            flat.mul_(depth.view(-1, 1)).add_(T[:3, 3])
+            confidence[row] = torch.from_numpy(entry.depth.confidence(max_relative_sigma))
+    return points, confidence
 
 
 def flows_inside(window: Window, known: Sequence[Known]) -> Fields:

@@ -42,7 +42,6 @@ from recon4d_ros.predictors.classical.known import (
     Known,
     dense_maps,
     flows_inside,
-    points_key,
 )
 from recon4d_ros.predictors.classical.odometry import Odometry
 from recon4d_ros.predictors.classical.pinhole import Pinhole
@@ -322,13 +321,14 @@ class ClassicalPredictor:
             intrinsics=self._dense,
             intrinsics_source=self._source,
             T_key_cam=None if T is None else torch.from_numpy(rigid.inverse(T)),
-            depth=torch.full(self._dense.size, torch.nan),
-            confidence=torch.zeros(self._dense.size),
+            # One number each, seen as an image: `densify` fills them in.
+            depth=torch.tensor(torch.nan).expand(self._dense.size),
+            confidence=torch.tensor(0.0).expand(self._dense.size),
             flows=(),
             state=self._state(index, known),
             residual_px=self._on_dense_grid(known.tracked.residual_px),
             num_support=known.tracked.num_support,
-            filled=torch.zeros(self._dense.size, dtype=torch.bool),
+            filled=torch.tensor(False).expand(self._dense.size),
             T_gauge_key=torch.eye(4, dtype=torch.float64),
             is_dense=False,
         )
@@ -345,13 +345,12 @@ class ClassicalPredictor:
         T_key = poses.get(key, np.eye(4))
         limit = self._config.depth.max_relative_sigma
         has_depth = [ok and entry.is_dense for ok, entry in zip(here, known, strict=True)]
-        depth, confidence = dense_maps(known, has_depth, limit)
         T = [
             T_key @ rigid.inverse(poses[index]) if ok else np.full((4, 4), np.nan)
             for index, ok in zip(window.indices, here, strict=True)
         ]
         T_key_cam = torch.from_numpy(np.stack(T))
-        points = points_key(depth, T_key_cam, self._rays, has_depth)
+        points, confidence = dense_maps(known, has_depth, T_key_cam, self._rays, limit)
         ids, positions = gauge.odometry.landmarks()
         positions = positions @ T_key[:3, :3].T + T_key[:3, 3]
         return WindowPrediction(
@@ -363,7 +362,7 @@ class ClassicalPredictor:
             intrinsics_source=self._source,
             points_key=points,
             confidence=confidence,
-            filled=torch.zeros(depth.shape, dtype=torch.bool),
+            filled=torch.tensor(False).expand(confidence.shape),
             T_key_cam=T_key_cam,
             pose_residual_px=torch.tensor(
                 [self._on_dense_grid(entry.tracked.residual_px) for entry in known]
