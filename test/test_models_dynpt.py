@@ -12,8 +12,8 @@ from recon4d_ros.datatypes import Frame, Window
 from recon4d_ros.evaluation.clips import ALL, LabelledClips, evaluate_clips
 from recon4d_ros.evaluation.network_tracker import NetworkTracker
 from recon4d_ros.evaluation.trackers import chained_flow
+from recon4d_ros.installation import package_file
 from recon4d_ros.networks.dynpt.checkpoint import load
-from recon4d_ros.networks.files import shipped_file
 from recon4d_ros.pipeline.factory import build_tracker
 from recon4d_ros.predictors.dynpt.tracker import DynPTTracker
 from recon4d_ros.synthetic.clips.generator import ClipGenerator
@@ -25,7 +25,7 @@ SEED, CLIPS, FRAMES = 900_003, 8, 12  # neither of training, nor of its validati
 
 @pytest.fixture(scope="module")
 def network():
-    return load(shipped_file("dynpt_lean.safetensors"), CPU).requires_grad_(False).eval()
+    return load(package_file("models/dynpt_lean.safetensors"), CPU).requires_grad_(False).eval()
 
 
 def test_it_tells_what_moves_and_what_is_seen(network):

@@ -116,11 +116,6 @@ def test_the_transport_profile_is_set_unless_the_user_has_one(monkeypatch, tmp_p
     assert profile.ensure_transport_profile() == own
 
 
-def test_a_missing_package_file_is_an_error_with_the_places_searched():
-    with pytest.raises(profile.MissingPrerequisiteError, match="install the package again"):
-        profile.package_file("config/nothing.xml")
-
-
 def test_large_images_pass_between_processes():
     """720p, best effort, as camera drivers send it; with the default transport most are lost."""
     domain, size = new_domain(), (720, 1280)

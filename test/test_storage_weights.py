@@ -9,9 +9,9 @@ import pytest
 import yaml
 from huggingface_hub import errors
 
+import recon4d_ros
 from recon4d_ros.errors import MissingPrerequisiteError, ModelError, OutputError, SourceError
-from recon4d_ros.networks import files
-from recon4d_ros.networks.files import shipped_file
+from recon4d_ros.installation import package_file
 from recon4d_ros.storage.weights import (
     fetch,
     find_weights,
@@ -57,12 +57,12 @@ def test_the_manifest_names_the_published_checkpoints():
 @pytest.mark.parametrize("share", ["share/recon4d_ros/models", "lib/site-packages/models"])
 def test_the_manifest_is_found_where_the_package_is_installed(tmp_path, monkeypatch, share):
     package = tmp_path / "lib" / "site-packages" / "recon4d_ros" / "__init__.py"
-    monkeypatch.setattr(files.recon4d_ros, "__file__", str(package))
-    with pytest.raises(MissingPrerequisiteError, match="install recon4d_ros again"):
-        shipped_file("manifest.yaml")
+    monkeypatch.setattr(recon4d_ros, "__file__", str(package))
+    with pytest.raises(MissingPrerequisiteError, match="install the package again"):
+        package_file("models/manifest.yaml")
     (tmp_path / share).mkdir(parents=True)
     (tmp_path / share / "manifest.yaml").write_text("models: []")
-    assert shipped_file("manifest.yaml") == tmp_path / share / "manifest.yaml"
+    assert package_file("models/manifest.yaml") == tmp_path / share / "manifest.yaml"
     assert read_manifest() == ()
 
 

@@ -13,6 +13,7 @@ from enum import Enum
 from pathlib import Path
 
 from recon4d_ros.errors import MissingPrerequisiteError
+from recon4d_ros.installation import package_file
 from recon4d_ros.storage.weights import weights_folder
 
 _MIN_PYTHON = (3, 10)
@@ -141,7 +142,7 @@ def _transport() -> Finding:
     try:
         profile = importlib.import_module("recon4d_ros.ros.profile")
         chosen = profile.user_profile() or ""
-        packaged = profile.package_file("config/fastdds_large.xml")
+        packaged = package_file("config/fastdds_large.xml")
     except (ImportError, MissingPrerequisiteError) as error:
         return Finding(Level.WARN, "DDS profile", str(error), "install recon4d_ros again")
     export = "export " + " ".join(f"{name}={packaged}" for name in profile.PROFILE_VARIABLES)

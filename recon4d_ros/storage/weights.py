@@ -11,10 +11,11 @@ from typing import Any
 import yaml
 
 from recon4d_ros.errors import MissingPrerequisiteError, ModelError, OutputError, SourceError
-from recon4d_ros.networks.files import sha256_of, shipped_file
+from recon4d_ros.installation import package_file
+from recon4d_ros.networks.files import sha256_of
 
 FOLDER_VARIABLE = "RECON4D_MODELS"
-_MANIFEST = "manifest.yaml"
+_MANIFEST = "models/manifest.yaml"
 _DIGITS = 64
 
 # Puts the file of a repository into a folder.
@@ -49,7 +50,7 @@ def read_manifest(path: Path | None = None) -> tuple[Weights, ...]:
         MissingPrerequisiteError: there is no manifest.
         SourceError: it cannot be read or lacks entries.
     """
-    path = path or shipped_file(_MANIFEST)
+    path = path or package_file(_MANIFEST)
     try:
         content = yaml.safe_load(path.read_text())
         entries = [_entry(item) for item in content["models"]]

@@ -8,16 +8,16 @@ import torch
 
 from recon4d_ros.config import Config, TrackerConfig
 from recon4d_ros.errors import ConfigError, ModelError
+from recon4d_ros.installation import package_file
 from recon4d_ros.networks.dynpt import checkpoint
 from recon4d_ros.networks.dynpt.onnx_runtime import OnnxDynPT
 from recon4d_ros.networks.dynpt.refinement import Refinement
 from recon4d_ros.networks.dynpt.sizes import PATCH
-from recon4d_ros.networks.files import shipped_file
 from recon4d_ros.predictors.devices import choose_device
 from recon4d_ros.predictors.dynpt.tracker import DynPTTracker
 
 # The tracker that this project trained; models/ holds its page.
-_SHIPPED = "dynpt_lean.safetensors"
+_SHIPPED = "models/dynpt_lean.safetensors"
 
 
 def load_tracker(config: Config) -> DynPTTracker:
@@ -30,7 +30,7 @@ def load_tracker(config: Config) -> DynPTTracker:
     """
     settings = config.tracker
     if not settings.model and settings.runtime == "torch":
-        settings = dataclasses.replace(settings, model=str(shipped_file(_SHIPPED)))
+        settings = dataclasses.replace(settings, model=str(package_file(_SHIPPED)))
     if settings.long_side % PATCH:
         raise ConfigError(
             f"tracker.long_side={settings.long_side} is no multiple of {PATCH}; set it to "
