@@ -52,12 +52,18 @@ def turning_camera(num_frames: int = 60, width: int = 640) -> Scene:
     return _scene("turning_camera", num_frames, width, _turn(), _furniture())
 
 
+def large_mover(num_frames: int = 48, width: int = 640) -> Scene:
+    """The camera of the demo behind a swaying crate that covers more than half of the picture."""
+    return _scene("large_mover", num_frames, width, _walk(), (*_furniture(), _large_crate()))
+
+
 SCENES: dict[str, Callable[[int, int], Scene]] = {
     "demo": demo,
     "static_room": static_room,
     "standing_still": standing_still,
     "standing_camera": standing_camera,
     "turning_camera": turning_camera,
+    "large_mover": large_mover,
 }
 
 
@@ -200,6 +206,17 @@ def _movers() -> tuple[Solid, ...]:
             StopAndGo((-0.35, 0.75, -1.16), (0.45, -0.5, 0.0), move_s=1.2, rest_s=0.6),
             Texture(Pattern.PATCHES, seed=24, tile_m=0.6, tint=(1.0, 0.85, 0.25)),
         ),
+    )
+
+
+def _large_crate() -> Solid:
+    """Always in the way of the first two seconds of the walk."""
+    return Solid(
+        "large crate",
+        Shape.BOX,
+        (0.54, 0.54, 0.47),
+        Swing((-0.1, -0.22, -0.14), (-0.12, 0.16, 0.05), period_s=2.2, rotation=(0.0, 0.0, 0.6)),
+        Texture(Pattern.PATCHES, seed=25, tile_m=0.8, tint=(0.9, 0.7, 0.5)),
     )
 
 
