@@ -15,7 +15,8 @@ from training_files import WIDTH, Plates, write_point_odyssey, write_tartanair
 from recon4d_ros.config import load_sections
 from recon4d_ros.errors import ModelError
 from recon4d_ros.networks.dynpt import TrackState
-from recon4d_ros.networks.dynpt.checkpoint import load, read_facts
+from recon4d_ros.networks.dynpt.checkpoint import load, read_facts, save
+from recon4d_ros.networks.files import sha256_of
 from recon4d_ros.networks.pomato import PomatoNet, save_safetensors
 from recon4d_ros.training import dynpt_task
 from recon4d_ros.training.config import (
@@ -104,6 +105,32 @@ def test_the_lean_tracker_learns_from_clips_it_remembers(tmp_path: Path) -> None
         network(images, queries)
 
 
+def test_the_tracker_goes_on_from_weights(tmp_path: Path) -> None:
+    first = DynPTTask(tracker_config("run.seed=7"), CPU)
+    start = tmp_path / "first.safetensors"
+    save(start, first.network, {}, torch.float32)
+    config = config_file(
+        tmp_path, tracker=TRACKER | {"start": str(start)}, optimiser={"peak_rate": 1e-8}
+    )
+    assert recon4d("train", "dynpt", "--config", config, "--out", tmp_path / "out") == 0
+    after = load(tmp_path / "out" / "tiny.safetensors").state_dict()
+    for name, before in first.network.state_dict().items():
+        torch.testing.assert_close(after[name], before, atol=1e-3, rtol=1e-3)  # as fp16
+    card = (tmp_path / "out" / "tiny.md").read_text()
+    assert f"weights of first.safetensors, SHA-256 {sha256_of(start)}" in card
+
+
+def test_weights_of_another_size_are_no_start(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lean = DynPTTask(tracker_config("tracker.size=lean"), CPU)
+    save(tmp_path / "lean.safetensors", lean.network, {}, torch.float32)
+    tracker = TRACKER | {"start": str(tmp_path / "lean.safetensors")}
+    config = config_file(tmp_path, tracker=tracker)
+    assert recon4d("train", "dynpt", "--config", config, "--out", tmp_path / "out") == 2
+    assert "set tracker.size to its size" in error_line(capsys)
+
+
 def test_the_tracker_learns_from_data_sets_on_disk(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -156,6 +183,7 @@ BAD = {
     "early": (("clips.early_frames=6",), "more than clips.num_frames=4"),
     "no encoder": (("tracker.size=full",), "set tracker.encoder"),
     "no such encoder": (("tracker.encoder=nowhere.pth",), "does not exist"),
+    "no such start": (("tracker.start=nowhere.safetensors",), "does not exist"),
     "no such device": (("run.device=tpu",), "expected auto, cpu, cuda"),
 }
 

@@ -125,6 +125,9 @@ class TrackerConfig:
     """The tracker and how it is run in training."""
 
     size: str = setting("small", "named sizes", choices=("tiny", "lean", "small", "full"))
+    start: str = setting(
+        "", "weights of a network of this size that the run goes on from (.safetensors)"
+    )
     iterations: int = setting(4, "refinements of a window", minimum=1, maximum=16)
     window: int = setting(
         8,
@@ -223,6 +226,11 @@ class TrainingConfig(Sections):
     optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     clips: ClipsConfig = field(default_factory=ClipsConfig)
 
+    @property
+    def start(self) -> str:
+        """Weights that the run goes on from; empty where it begins from nothing."""
+        return ""
+
     def __post_init__(self) -> None:
         """Check every value and the rules that join two of them.
 
@@ -259,6 +267,11 @@ class DynPTTraining(TrainingConfig):
     tracker: TrackerConfig = field(default_factory=TrackerConfig)
     loss: TrackLossConfig = field(default_factory=TrackLossConfig)
 
+    @property
+    def start(self) -> str:
+        """See `TrainingConfig.start`."""
+        return self.tracker.start
+
     def __post_init__(self) -> None:
         """Check every value and the rules that join two of them.
 
@@ -279,6 +292,11 @@ class PomatoTraining(TrainingConfig):
 
     network: PointmapNetConfig = field(default_factory=PointmapNetConfig)
     loss: PointmapLossConfig = field(default_factory=PointmapLossConfig)
+
+    @property
+    def start(self) -> str:
+        """See `TrainingConfig.start`."""
+        return self.network.start
 
     def __post_init__(self) -> None:
         """Check every value and the rules that join two of them.

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from recon4d_ros.datatypes.clips import Clips
+from recon4d_ros.errors import ModelError
 from recon4d_ros.networks.dynpt import DynPT, DynPTConfig, TrackState
-from recon4d_ros.networks.dynpt.checkpoint import save
+from recon4d_ros.networks.dynpt.checkpoint import load, save
 from recon4d_ros.networks.images import network_images
 from recon4d_ros.networks.pomato import PomatoNet
 from recon4d_ros.predictors.chained_flow import guessed_tracks
@@ -40,7 +41,7 @@ class DynPTTask:
         """A network with the seed's weights.
 
         Raises:
-            ModelError: the weights of the frozen encoder cannot be used, or are needed.
+            ModelError: the weights of the frozen encoder, or those to start from, cannot be used.
         """
         self._config, self._device = config, device
         sizes = dataclasses.replace(
@@ -55,7 +56,10 @@ class DynPTTask:
             width = self._encoder.sizes.encoder_width
             sizes = dataclasses.replace(sizes, context="tokens", token_width=width)
         torch.manual_seed(config.run.seed)
-        self.network: nn.Module = DynPT(sizes).to(device)
+        network = DynPT(sizes)
+        if config.tracker.start:
+            _start_from(network, config.tracker.start)
+        self.network: nn.Module = network.to(device)
 
     def losses(self, clips: Clips) -> Mapping[str, Tensor]:
         """See `Task.losses`."""
@@ -117,6 +121,22 @@ class DynPTTask:
 def _tracker(network: nn.Module) -> DynPT:
     assert isinstance(network, DynPT)
     return network
+
+
+def _start_from(network: DynPT, path: str) -> None:
+    """Take the weights of a network that differs in frames and iterations at most.
+
+    Raises:
+        ModelError: they cannot be read, or are those of another size.
+    """
+    held = load(path)
+    own = network.config
+    if dataclasses.replace(held.config, frames=own.frames, iterations=own.iterations) != own:
+        raise ModelError(
+            f"{path} holds a network of {held.config}, not of {own}; set tracker.size "
+            "to its size or tracker.start to weights of this one"
+        )
+    network.load_state_dict(held.state_dict())
 
 
 def cut(clips: Clips, start: int, length: int) -> Clips:

@@ -25,6 +25,7 @@ def facts(
     num_parameters = sum(part.numel() for part in outcome.network.parameters())
     return {
         "network": f"{kind}, {num_parameters / 1e6:.2f} M parameters, averaged weights as fp16",
+        **({"start": _start(Path(config.start))} if config.start else {}),
         "data": (
             f"{_origin(clips)} clips of {clips.num_frames} frames, {clips.width} x "
             f"{clips.height} px; {_showings(clips, progress.clips)}"
@@ -36,6 +37,10 @@ def facts(
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "code": f"recon4d_ros {__version__}, commit {outcome.commit}",
     }
+
+
+def _start(weights: Path) -> str:
+    return f"weights of {weights.name}, SHA-256 {sha256_of(weights)}"
 
 
 def _origin(clips: ClipsConfig) -> str:
