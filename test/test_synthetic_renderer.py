@@ -258,3 +258,10 @@ def test_tracks_agree_with_flow_and_masks() -> None:
     travelled = (tracks.points_world[1] - tracks.points_world[0]).norm(dim=-1)
     assert travelled[~tracks.moving[0]].max() < 1e-12
     assert travelled[tracks.moving[0]].min() > 1e-4
+
+
+def test_the_large_mover_covers_more_than_half_of_every_picture() -> None:
+    scene = scenes.large_mover(width=WIDTH)
+    for index in range(0, scene.num_frames, 6):
+        share = float(renderer.render(scene, index).dynamic_mask.float().mean())
+        assert 0.5 < share < 0.7
