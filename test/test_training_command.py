@@ -120,6 +120,13 @@ def test_the_tracker_goes_on_from_weights(tmp_path: Path) -> None:
     assert f"weights of first.safetensors, SHA-256 {sha256_of(start)}" in card
 
 
+def test_only_a_temporal_stage_starts_from_pairwise_weights() -> None:
+    for stage, start in (("pairwise", ""), ("temporal", "pairs.safetensors")):
+        same_length = ("clips.num_frames=8", "clips.early_frames=8")
+        words = (f"network.stage={stage}", "network.start=pairs.safetensors", *same_length)
+        assert load_sections(PomatoTraining(), None, words).start == start
+
+
 def test_weights_of_another_size_are_no_start(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

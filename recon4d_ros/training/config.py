@@ -296,7 +296,7 @@ class PomatoTraining(TrainingConfig):
     @property
     def start(self) -> str:
         """See `TrainingConfig.start`."""
-        return self.network.start
+        return self.network.start if self.network.stage == "temporal" else ""
 
     def __post_init__(self) -> None:
         """Check every value and the rules that join two of them.

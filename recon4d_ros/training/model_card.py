@@ -25,7 +25,6 @@ def facts(
     num_parameters = sum(part.numel() for part in outcome.network.parameters())
     return {
         "network": f"{kind}, {num_parameters / 1e6:.2f} M parameters, averaged weights as fp16",
-        **({"start": _start(Path(config.start))} if config.start else {}),
         "data": (
             f"{_origin(clips)} clips of {clips.num_frames} frames, {clips.width} x "
             f"{clips.height} px; {_showings(clips, progress.clips)}"
@@ -39,8 +38,15 @@ def facts(
     }
 
 
-def _start(weights: Path) -> str:
-    return f"weights of {weights.name}, SHA-256 {sha256_of(weights)}"
+def starting_weights(config: TrainingConfig) -> dict[str, str]:
+    """One more of the facts: which weights a run goes on from; none where it begins from nothing.
+
+    To be asked before the run, in whose course the file may be replaced.
+    """
+    if not config.start:
+        return {}
+    weights = Path(config.start)
+    return {"start": f"weights of {weights.name}, SHA-256 {sha256_of(weights)}"}
 
 
 def _origin(clips: ClipsConfig) -> str:

@@ -22,7 +22,7 @@ from recon4d_ros.training.config import (
     load_training,
 )
 from recon4d_ros.training.dynpt_task import DynPTTask
-from recon4d_ros.training.model_card import facts, write_card
+from recon4d_ros.training.model_card import facts, starting_weights, write_card
 from recon4d_ros.training.pomato_task import PomatoTask
 from recon4d_ros.training.remembered import RememberedClips
 from recon4d_ros.training.sources import ClipSource, Sources
@@ -63,10 +63,11 @@ def train_network(
     config = load_training(kind, config_file, overrides)
     device = choose_device(config.run.device, "run.device")
     task = make_task(config, device)
+    start = starting_weights(config)
     sources = clip_sources(config, device)
     outcome = train(task, sources, config, folder, is_resumed=is_resumed)
     weights = folder / f"{config.run.name}.safetensors"
-    known = facts(config, outcome, device, kind)
+    known = facts(config, outcome, device, kind) | start
     task.export(outcome.network, weights, known)
     write_card(weights, known, outcome, task.LIMITS)
     progress = outcome.progress
