@@ -220,11 +220,8 @@ class Odometry:
             self.poses[index] = tracked.T_cam_world
         return tracked
 
-    def _is_bent(self, index: int, T_cam_world: Array) -> bool:
-        """Take a pose over; whether its velocity bends the image otherwise than expected."""
-        expected = self.shutter.velocity(index)
-        self.poses[index] = T_cam_world
-        self._take_velocity()
+    def _is_bent(self, index: int, expected: Array) -> bool:
+        """Whether the camera's velocity bends the image otherwise than the expected one."""
         turn = np.abs(self.shutter.velocity(index) - expected)[3:].max()
         bend_px = 0.5 * abs(self.shutter.readout.seconds) * turn * self.shutter.camera.focal
         return bool(bend_px > _LEAST_BEND_PX)
@@ -243,7 +240,10 @@ class Odometry:
         seen = self._points.sightings(rows, index)
         fit = self._better(seen, rows, refine_pose(seen, self.poses[index], ROUGH_STEP))
         if self._agree(fit):
-            if self._is_bent(index, fit.T_cam_world):
+            expected = self.shutter.velocity(index)
+            self.poses[index] = fit.T_cam_world
+            self._take_velocity()
+            if self._is_bent(index, expected):
                 seen = self._points.sightings(rows, index)
             fit = refine_pose(seen, fit.T_cam_world)
         self._share = float(fit.inlier.mean())
@@ -261,7 +261,7 @@ class Odometry:
         """A sampled pose instead, if too few points agree and clearly more agree with that one."""
         if fit.inlier.mean() > min(_PLAIN_SHARE, _USUAL_SHARE * self._share):
             return fit
-        T = sample_pose(seen.of(self._points.are_sure(rows)))
+        T = sample_pose(seen.where(self._points.are_sure(rows)))
         if T is None:
             return fit
         other = refine_pose(seen, T, ROUGH_STEP)

@@ -58,15 +58,15 @@ class Sightings:
     uv: Array
     focal_px: float
 
-    def of(self, points: Mask) -> Sightings:
-        """Those of some of the points, (N,) bool."""
+    def where(self, keep: Mask) -> Sightings:
+        """The points of a mask (N,)."""
         return replace(
             self,
-            T_world_host=self.T_world_host[points],
-            ray=self.ray[points],
-            rho=self.rho[points],
-            rho_sigma=self.rho_sigma[points],
-            uv=self.uv[points],
+            T_world_host=self.T_world_host[keep],
+            ray=self.ray[keep],
+            rho=self.rho[keep],
+            rho_sigma=self.rho_sigma[keep],
+            uv=self.uv[keep],
         )
 
 
