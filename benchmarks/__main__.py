@@ -35,6 +35,7 @@ PARTS = (
     "pomato",
     "pomato_oracle",
     "dynpt",
+    "tracker_masks",
     "alignment",
     "clips",
 )

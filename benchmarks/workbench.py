@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,12 +36,15 @@ class Workbench:
     runs: dict[Path, Path] = field(default_factory=dict)
     reports: dict[Path, Report] = field(default_factory=dict)
 
-    def run_ours(self, sequence: Path, name: str | None = None) -> Path:
+    def run_ours(
+        self, sequence: Path, name: str | None = None, settings: Sequence[str] = ()
+    ) -> Path:
         """Folder of `recon4d run` on a sequence; made once unless `name` asks for another."""
         if name is None and sequence in self.runs:
             return self.runs[sequence]
         folder = self.out / "runs" / (name or sequence.name)
-        call([RECON4D, "run", sequence, "--out", folder, "--overwrite"])
+        changed = [word for each in settings for word in ("--set", each)]
+        call([RECON4D, "run", sequence, "--out", folder, "--overwrite", *changed])
         self.runs.setdefault(sequence, folder)
         return folder
 

@@ -45,6 +45,8 @@ class PairEvidence:
         evidence: (H, W) float32, squared residual over its threshold; > 1 speaks for motion.
         decided: (H, W) bool; where False the pair abstains.
         loudness: pairs that the vote counts for.
+        unexplained: (H, W) bool, what the background's motion does not explain, be it motion or
+            depth; None where that was not asked.
     """
 
     source: int
@@ -52,10 +54,14 @@ class PairEvidence:
     evidence: Floats
     decided: Bools
     loudness: float = 1.0
+    unexplained: Bools | None = None
 
 
 def pair_evidence(
-    field: FlowField, config: MotionConfig, along: AlongLine | None = None
+    field: FlowField,
+    config: MotionConfig,
+    along: AlongLine | None = None,
+    region: Bools | None = None,
 ) -> PairEvidence | None:
     """Vote of one pair, or None when it fails the absolute tests and has no vote.
 
@@ -63,10 +69,11 @@ def pair_evidence(
         field: the pair's flow.
         config: thresholds.
         along: what depth known from other pairs leaves unexplained; None when there is none.
+        region: (H, W) bool, where the background is; None for wherever most of the flow agrees.
     """
     flow, valid = field.flow.numpy(), field.valid.numpy()
     scale = max(valid.shape) / REFERENCE_SIDE_PX
-    fitted = fit_background(flow, valid, scale)
+    fitted = fit_background(flow, valid if region is None else valid & region, scale)
     if fitted is None:
         return None
     background, found = fitted
@@ -75,16 +82,19 @@ def pair_evidence(
         return None
     if not _fits(found, background, scale):
         return None
-    outside = _outside(found, background, threshold, config)
+    outside = _outside(found, background, config)
     evidence = (found.across / threshold) ** 2
+    unexplained = valid & ((evidence > 1) | (outside > PARALLAX_TOLERANCE * threshold))
+    if _is_depth(outside, background, threshold, config):
+        outside = np.zeros_like(outside)
     evidence = np.maximum(evidence, (outside / (PARALLAX_TOLERANCE * threshold)) ** 2)
     decided = valid & ~_unseen(field, background, outside, evidence, config)
     if along is not None:
-        unexplained = _unexplained(field, along, background, threshold, config)
-        evidence, decided = np.maximum(evidence, unexplained), decided | (unexplained > 1)
+        moved = _moved_along(field, along, background, threshold, config)
+        evidence, decided = np.maximum(evidence, moved), decided | (moved > 1)
     if (evidence[decided] > 1).mean() > MAX_MOVING_SHARE:
         return None
-    return PairEvidence(field.source, field.target, evidence, decided)
+    return PairEvidence(field.source, field.target, evidence, decided, unexplained=unexplained)
 
 
 def _fits(found: Residual, background: Background, scale: float) -> bool:
@@ -95,21 +105,24 @@ def _fits(found: Residual, background: Background, scale: float) -> bool:
     )
 
 
-def _outside(
-    found: Residual, background: Background, threshold: float, config: MotionConfig
-) -> Floats:
-    """How far the parallax lies beyond the background's range, px; 0 where that says nothing."""
+def _outside(found: Residual, background: Background, config: MotionConfig) -> Floats:
+    """How far the parallax lies beyond the background's range, px."""
     low, high = background.parallax
     reach = (0.5 + config.parallax_margin) * (high - low)
-    outside = np.maximum(np.abs(found.parallax - 0.5 * (low + high)) - reach, 0)
+    return np.asarray(np.maximum(np.abs(found.parallax - 0.5 * (low + high)) - reach, 0))
+
+
+def _is_depth(
+    outside: Floats, background: Background, threshold: float, config: MotionConfig
+) -> bool:
+    """Whether so much of the view lies outside, or so widely spread, that it is no thing."""
     uv = background.uv
     far = outside[uv[:, 1], uv[:, 0]] > PARALLAX_TOLERANCE * threshold
-    if far.mean() > MAX_PARALLAX_SHARE or spread(uv, far, outside.shape) > config.max_spread:
-        return np.zeros_like(outside)
-    return np.asarray(outside)
+    much = far.mean() > MAX_PARALLAX_SHARE
+    return bool(much or spread(uv, far, outside.shape) > config.max_spread)
 
 
-def _unexplained(
+def _moved_along(
     field: FlowField,
     along: AlongLine,
     background: Background,

@@ -74,13 +74,23 @@ def remember(votes: Votes, belief_there: Floats, there: FlowField, memory: float
         there: flow from this to the other frame.
         memory: share of the belief that is handed on.
     """
+    belief = votes.belief + memory * carried(belief_there, there)
+    return Votes(np.clip(belief, -BELIEF_BOUND, BELIEF_BOUND), votes.evidence, votes.decided)
+
+
+def carried(belief_there: Floats, there: FlowField) -> Floats:
+    """Belief (H, W) of another frame, at the pixels that see the same surface; elsewhere 0.
+
+    Args:
+        belief_there: (H, W) of the other frame.
+        there: flow from this to the other frame.
+    """
     flow = there.flow.numpy()
     height, width = flow.shape[:2]
     u = flow[..., 0] + np.arange(width, dtype=np.float32)
     v = flow[..., 1] + np.arange(height, dtype=np.float32)[:, None]
     moved = cv2.remap(belief_there, u, v, cv2.INTER_LINEAR)
-    belief = votes.belief + memory * np.where(there.valid.numpy(), moved, 0)
-    return Votes(np.clip(belief, -BELIEF_BOUND, BELIEF_BOUND), votes.evidence, votes.decided)
+    return np.where(there.valid.numpy(), moved, np.float32(0))
 
 
 def hysteresis(votes: Votes) -> Bools:

@@ -27,9 +27,10 @@ from recon4d_ros.datatypes import (
     Tracks,
     WindowPrediction,
 )
+from recon4d_ros.motion.background_choice import BackgroundChoice
 from recon4d_ros.motion.cleanup import clean_up, tidy
 from recon4d_ros.motion.epipolar_pair import REFERENCE_SIDE_PX, PairEvidence, pair_evidence
-from recon4d_ros.motion.fusion import Votes, add, grown, hysteresis, join, remember, union
+from recon4d_ros.motion.fusion import Votes, add, carried, grown, hysteresis, join, remember, union
 from recon4d_ros.motion.known_depth import KnownDepths, Views
 from recon4d_ros.motion.matching import matching_evidence, paper_evidence
 from recon4d_ros.motion.outline import to_edges
@@ -99,6 +100,7 @@ class Segmenter:
         self._pairs: OrderedDict[tuple[int, int], PairEvidence | None] = OrderedDict()
         self._depths = KnownDepths(MAX_FRAMES)
         self._mobility = MobilityFilter()
+        self._choice = BackgroundChoice()
         # Pairs are judged side by side: most of the work is in OpenCV and numpy, outside the GIL.
         self._workers = ThreadPoolExecutor(NUM_WORKERS, "motion")
 
@@ -144,9 +146,16 @@ class Segmenter:
                 self._arrive(index, evidence, size)
         wanted = prediction.indices if indices is None else tuple(indices)
         self._judge_later(evidence, wanted)
-        votes = {index: self._final(index, evidence.flows, size) for index in wanted}
         depth = None  # a window's points lie in another camera
-        return self._mask(votes, frames, _Tracked(prediction.tracks, prediction.indices, depth))
+        tracked = _Tracked(prediction.tracks, prediction.indices, depth)
+        shown = {frame.index: frame for frame in frames}
+        votes = {}
+        for index in wanted:
+            seen = self._seen(index, shown.get(index), size, tracked)
+            votes[index] = self._final(index, evidence, size, seen)
+        if self._choice.is_overruled:
+            self._look_ahead(prediction.indices, wanted[-1], evidence, size)
+        return self._mask(votes, frames, tracked)
 
     def reset(self) -> None:
         """Forget all frames."""
@@ -154,23 +163,79 @@ class Segmenter:
         self._pairs.clear()
         self._depths.reset()
         self._mobility.reset()
+        self._choice.reset()
 
     def _arrive(self, index: int, evidence: _Evidence, size: tuple[int, int]) -> Votes:
         """Votes of the past partners, with what the nearest of them was believed to be."""
         flows = evidence.flows
-        past = [flow for flow in flows if flow.source == index and flow.target < index]
+        past = _past(index, flows)
+        believed = self._believed(index, flows) if self._choice.is_overruled else None
+        if believed is not None:
+            votes = self._of_background(index, believed, evidence, size)
+            return _keep(self._arrivals, index, votes, MAX_FRAMES)
         judged = _nearest_and_farthest(past)
         votes = join(_voting(self._judged(judged, evidence)), size).louder(len(past), len(judged))
         votes = self._with_memory(votes, past, max)
         return _keep(self._arrivals, index, votes, MAX_FRAMES)
 
-    def _final(self, index: int, flows: Iterable[FlowField], size: tuple[int, int]) -> Votes:
+    def _final(
+        self, index: int, evidence: _Evidence, size: tuple[int, int], seen: SeenTracks | None
+    ) -> Votes:
         """The arrival's votes, those of the later partners, and what the nearest of them was."""
+        flows = evidence.flows
         later = _later(index, flows)
         judged = _nearest_and_farthest(later)
         pairs = _voting(self._pairs[flow.source, flow.target] for flow in judged)
+        region = None if seen is None else self._chosen(index, pairs, seen, evidence)
+        if region is not None:
+            votes = self._of_background(index, region, evidence, size)
+            return _keep(self._arrivals, index, votes, MAX_FRAMES)
         votes = join(pairs, size).louder(len(later), len(judged))
         return self._with_memory(add(self._arrivals[index], votes), later, min)
+
+    def _chosen(
+        self, index: int, pairs: list[PairEvidence], seen: SeenTracks, evidence: _Evidence
+    ) -> Bools | None:
+        """(H, W) the background of a frame where the majority's motion is not its motion."""
+        before = self._choice.is_overruled
+        region = self._choice.choose(pairs, seen, self._believed(index, evidence.flows))
+        if self._choice.is_overruled != before:
+            self._believe_nothing()  # what was believed took the thing for the background
+        return region
+
+    def _believe_nothing(self) -> None:
+        for index, votes in self._arrivals.items():
+            self._arrivals[index] = join((), votes.belief.shape)
+
+    def _of_background(
+        self, index: int, region: Bools, evidence: _Evidence, size: tuple[int, int]
+    ) -> Votes:
+        """Votes of all pairs of a frame whose background is known, and of the frame before."""
+        votes = join((), size)
+        for side in (_past(index, evidence.flows), _later(index, evidence.flows)):
+            judged = _nearest_and_farthest(side)
+            pairs = self._workers.map(
+                lambda flow: pair_evidence(flow, self._config, region=region), judged
+            )
+            votes = add(votes, join(_voting(pairs), size).louder(len(side), len(judged)))
+        return self._with_memory(votes, _past(index, evidence.flows), max)
+
+    def _look_ahead(
+        self, indices: Sequence[int], settled: int, evidence: _Evidence, size: tuple[int, int]
+    ) -> None:
+        """Hand the background that was chosen on to the frames that are not final yet."""
+        for index in indices:
+            believed = self._believed(index, evidence.flows)
+            if index > settled and believed is not None:
+                self._arrivals[index] = self._of_background(index, believed, evidence, size)
+
+    def _believed(self, index: int, flows: Iterable[FlowField]) -> Bools | None:
+        """(H, W) the background, as the nearest frame before knew it."""
+        known = {f.target: f for f in _past(index, flows) if f.target in self._arrivals}
+        if not known:
+            return None
+        nearest = max(known)
+        return carried(self._arrivals[nearest].belief, known[nearest]) < 0
 
     def _with_memory(
         self, votes: Votes, flows: Iterable[FlowField], nearest: Callable[[Iterable[int]], int]
@@ -225,8 +290,6 @@ class Segmenter:
 
     def _moving(self, index: int, votes: Votes, frame: Frame | None, tracked: _Tracked) -> Bools:
         scale = max(votes.decided.shape) / REFERENCE_SIDE_PX
-        if frame is None:
-            return self._drawn(votes, None, scale)
         seen = self._seen(index, frame, votes.decided.shape, tracked)
         if seen is None:
             return self._drawn(votes, frame, scale)
@@ -241,10 +304,10 @@ class Segmenter:
         return tidy(grown(moving, belief > LEAST_DRAWN), THIN_PX, least, scale)
 
     def _seen(
-        self, index: int, frame: Frame, shape: tuple[int, ...], tracked: _Tracked
+        self, index: int, frame: Frame | None, shape: tuple[int, ...], tracked: _Tracked
     ) -> SeenTracks | None:
         """Tracks of a frame; one that moved lately moves."""
-        if tracked.tracks is None:
+        if tracked.tracks is None or frame is None:
             return None
         ids, uv, mobility = visible(tracked.tracks, tracked.indices.index(index))
         held = self._mobility.held(index, ids)
@@ -254,6 +317,10 @@ class Segmenter:
 
 def _later(index: int, flows: Iterable[FlowField]) -> list[FlowField]:
     return [flow for flow in flows if flow.source == index and flow.target > index]
+
+
+def _past(index: int, flows: Iterable[FlowField]) -> list[FlowField]:
+    return [flow for flow in flows if flow.source == index and flow.target < index]
 
 
 def _nearest_and_farthest(flows: list[FlowField]) -> list[FlowField]:

@@ -33,6 +33,9 @@ SAME_DEPTH = 0.1
 # A part moves by the word of so many tracks; a small one rests by the word of so many.
 MIN_MOVING_TRACKS, MIN_MOVING_MEAN = 3, 0.6
 MIN_RESTING_TRACKS, MAX_RESTING_MEAN, MAX_RESTING_AREA = 5, 0.2, 0.002
+# Tracks are not asked for motion when they call more than so much of what the pairs saw at rest
+# moving, or less than so much of what the pairs saw moving; as far as so many tracks lie there.
+MAX_FALSE_SHARE, MIN_FOUND_SHARE, MIN_JUDGED_TRACKS = 0.15, 0.5, 10
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +128,7 @@ def with_tracks(votes: Votes, seen: SeenTracks, depth: Floats | None, scale: flo
         depth: (H, W), NaN where unknown; None when nothing is known.
         scale: long side of the grid over the reference side.
     """
-    if (seen.mobility > MOVING).sum() < MIN_MOVING_TRACKS:
+    if (seen.mobility > MOVING).sum() < MIN_MOVING_TRACKS or _contradict(votes, seen):
         return votes
     near, nearest = _nearest(seen.uv, votes.decided.shape, REACH_PX * scale)
     if depth is not None:
@@ -144,6 +147,22 @@ def with_tracks(votes: Votes, seen: SeenTracks, depth: Floats | None, scale: flo
         evidence=np.where(moving, np.maximum(votes.evidence, 2), votes.evidence),
         decided=votes.decided | moving,
     )
+
+
+def _contradict(votes: Votes, seen: SeenTracks) -> bool:
+    """Whether the tracks disagree with the pairs where those can see: then they are no judges.
+
+    What moves along the epipolar lines, unseen by the pairs, covers little of the view.
+    """
+    at = seen.uv[:, 1], seen.uv[:, 0]
+    belief, calls = np.where(votes.decided[at], votes.belief[at], 0), seen.mobility > MOVING
+    rests, moves = belief < 0, belief > 0
+    invented = _share(calls[rests], 0.0) > MAX_FALSE_SHARE
+    return invented or _share(calls[moves], 1.0) < MIN_FOUND_SHARE
+
+
+def _share(calls: Bools, of_few: float) -> float:
+    return float(calls.mean()) if len(calls) >= MIN_JUDGED_TRACKS else of_few
 
 
 def without_resting(mask: Bools, seen: SeenTracks) -> Bools:
