@@ -24,7 +24,7 @@ from recon4d_ros.motion.track_votes import (
 )
 
 SCALE = 320 / 512
-THING = ellipse((200, 90), (40, 50))
+THING = ellipse((200, 90), (30, 38))
 STILL = FlowScene(translation=(-0.05, 0, 0))
 
 
@@ -62,7 +62,7 @@ def test_few_or_unsure_tracks_move_nothing(seen: SeenTracks):
 
 def test_a_track_speaks_for_its_own_depth_only():
     depth = np.where(THING, 2.0, 4.0).astype(np.float32)
-    uv = np.array([[164, 90], [168, 84], [170, 96], [175, 90]])
+    uv = np.array([[174, 90], [178, 84], [180, 96], [185, 90]])
     seen = SeenTracks(uv, np.ones(4, np.float32))
     moving = with_tracks(no_votes(), seen, depth, SCALE).belief > 0
     assert moving.any() and not moving[~THING].any()
@@ -131,7 +131,7 @@ def masks_over_time(mobility_of: list[float]) -> list[float]:
         arrival = STILL.arrival(index, offsets=(3,))
         tracked = SimpleNamespace(**{**vars(arrival), "tracks": seen_tracks(moving)})
         mask = segmenter.segment_frame(tracked, frame_of(index)).mask[0].numpy()
-        assert mask[~ellipse((200, 90), (48, 58))].mean() < 0.002
+        assert mask[~ellipse((200, 90), (38, 46))].mean() < 0.002
         shares.append(float(mask[THING].mean()))
     return shares
 

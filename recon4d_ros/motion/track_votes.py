@@ -35,7 +35,7 @@ MIN_MOVING_TRACKS, MIN_MOVING_MEAN = 3, 0.6
 MIN_RESTING_TRACKS, MAX_RESTING_MEAN, MAX_RESTING_AREA = 5, 0.2, 0.002
 # Tracks are not asked for motion when they call more than so much of what the pairs saw at rest
 # moving, or less than so much of what the pairs saw moving; as far as so many tracks lie there.
-MAX_FALSE_SHARE, MIN_FOUND_SHARE, MIN_JUDGED_TRACKS = 0.15, 0.5, 10
+MAX_FALSE_SHARE, MIN_FOUND_SHARE, MIN_JUDGED_TRACKS = 0.08, 0.5, 10
 
 
 @dataclass(frozen=True, eq=False)
