@@ -137,6 +137,7 @@ class Perception:
         self._now_ns = now_ns
         self._pose_lock = threading.Lock()
         self._map_lock = threading.Lock()
+        self._count_lock = threading.Lock()
         self._epoch = 0
         self._num_pending = 0
         self._status = Status()
@@ -194,8 +195,7 @@ class Perception:
                 if pending.epoch == self._epoch:
                     self._map(pending)
             finally:
-                with self._pose_lock:
-                    self._num_pending -= 1
+                self._count(-1)
 
     def reset(self, reason: str, at_ns: int | None = None) -> None:
         """Start anew at the next image.
@@ -256,8 +256,13 @@ class Perception:
             tracked = self._core.track(admitted.frame, dense=dense)
             self._intake.commit(admitted)
             self._publish_pose(arrival, admitted, tracked)
-            self._num_pending += 1
+            self._count(1)
             return Pending(tracked, admitted, self._epoch)
+
+    def _count(self, change: int) -> None:
+        """Frames that wait to be mapped; the pose's lock is held for as long as a pose takes."""
+        with self._count_lock:
+            self._num_pending += change
 
     def _publish_pose(self, arrival: Arrival, admitted: Admitted, tracked: TrackedFrame) -> None:
         """Pose first; then what it means."""
