@@ -136,11 +136,12 @@ def test_poses_agree_with_scipy_and_with_the_transform(header, seed):
     T = torch.eye(4, dtype=torch.float64)
     T[:3, :3] = torch.from_numpy(rotation.as_matrix())
     T[:3, 3] = torch.tensor([1.0, -2.0, 3.0])
-    transform = conversions.transform_message(T, header, "optical")
+    pose = conversions.pose_message(T, header)
+    transform = conversions.transform_message(pose, "optical")
+    assert transform.header == header and transform.child_frame_id == "optical"
     q = transform.transform.rotation
     assert abs(np.dot([q.x, q.y, q.z, q.w], rotation.as_quat())) == pytest.approx(1.0)
     assert torch.allclose(conversions.matrix_of_transform(transform.transform), T)
-    pose = conversions.pose_message(T, header)
     assert pose.pose.orientation == q
     assert (pose.pose.position.x, pose.pose.position.z) == (1.0, 3.0)
     odometry = conversions.odometry_message(pose, "optical")

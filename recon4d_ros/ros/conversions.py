@@ -220,15 +220,6 @@ def _fields(record: np.dtype[np.void]) -> list[PointField]:
     ]
 
 
-def transform_message(T_target_source: Tensor, header: Header, child: str) -> TransformStamped:
-    """TF of a pose (4, 4): header.frame_id is the target, `child` the source."""
-    x, y, z, quat_xyzw = _position_and_quaternion(T_target_source)
-    transform = Transform()
-    transform.translation.x, transform.translation.y, transform.translation.z = x, y, z
-    _set_quaternion(transform.rotation, quat_xyzw)
-    return TransformStamped(header=header, child_frame_id=child, transform=transform)
-
-
 def pose_message(T_target_source: Tensor, header: Header) -> PoseStamped:
     """A pose (4, 4) in the frame of the header."""
     return pose_messages(T_target_source[None], [header])[0]
@@ -246,6 +237,14 @@ def pose_messages(T_target_source: Tensor, headers: Iterable[Header]) -> list[Po
         _set_quaternion(pose.orientation, quat_xyzw)
         messages.append(PoseStamped(header=header, pose=pose))
     return messages
+
+
+def transform_message(pose: PoseStamped, child: str) -> TransformStamped:
+    """The same pose as TF: its frame is the target, `child` the source."""
+    transform, position = Transform(rotation=pose.pose.orientation), pose.pose.position
+    at = transform.translation
+    at.x, at.y, at.z = position.x, position.y, position.z
+    return TransformStamped(header=pose.header, child_frame_id=child, transform=transform)
 
 
 def odometry_message(pose: PoseStamped, child: str) -> Odometry:
@@ -283,11 +282,6 @@ def matrices_of_poses(poses: Iterable[PoseStamped]) -> Tensor:
         dtype=torch.float64,
     )
     return se3.make(se3.quat_xyzw_to_matrix(values[:, 3:]), values[:, :3])
-
-
-def _position_and_quaternion(T: Tensor) -> tuple[float, float, float, list[float]]:
-    x, y, z = T[:3, 3].tolist()
-    return x, y, z, se3.matrix_to_quat_xyzw(T[:3, :3]).tolist()
 
 
 def _set_quaternion(message: Any, quat_xyzw: list[float]) -> None:

@@ -121,10 +121,10 @@ class Outputs:
         """
         child, T_map_child = self._frames.published(T_map_cam, admitted.header.frame_id)
         header = Header(stamp=admitted.header.stamp, frame_id=self._frames.map)
-        if self._config.publish_tf:
-            transform = conversions.transform_message(T_map_child, header, child)
-            self._tf.publish(TFMessage(transforms=[transform]))
         pose = conversions.pose_message(T_map_child, header)
+        if self._config.publish_tf:
+            transform = conversions.transform_message(pose, child)
+            self._tf.publish(TFMessage(transforms=[transform]))
         self._pose.publish(pose)
         self._odometry.publish(conversions.odometry_message(pose, child))
         self._path_history.append(result.frame.index, pose)
