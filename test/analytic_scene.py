@@ -175,7 +175,7 @@ class ExactPredictor:
             key_index=key,
             intrinsics=self.view,
             intrinsics_source=IntrinsicsSource.GIVEN,
-            points_key=points_key,
+            points_key=tuple(points_key),
             confidence=points_key[..., 0].isfinite().float(),
             filled=torch.zeros(points_key.shape[:-1], dtype=torch.bool),
             T_key_cam=T_key_cam if self.gives_poses else None,

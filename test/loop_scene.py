@@ -135,7 +135,7 @@ class DriftingPredictor(scene.ExactPredictor):
             key_index=key,
             intrinsics=self.view,
             intrinsics_source=IntrinsicsSource.GIVEN,
-            points_key=torch.stack(points),
+            points_key=tuple(points),
             confidence=torch.ones(count, *self.view.size),
             filled=torch.zeros(count, *self.view.size, dtype=torch.bool),
             T_key_cam=T_key_cam if self.gives_poses else None,

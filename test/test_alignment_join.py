@@ -166,7 +166,7 @@ def test_forty_percent_wrong_landmarks_do_no_harm() -> None:
         generator = torch.Generator().manual_seed(indices[0])
         bad = torch.arange(len(wrong)) % 5 < 2  # say things that move: elsewhere every time
         wrong[bad] += predictor.scale * torch.randn(int(bad.sum()), 3, generator=generator)
-        nowhere = torch.full_like(prediction.points_key, torch.nan)
+        nowhere = tuple(torch.full_like(each, torch.nan) for each in prediction.points_key)
         nothing = torch.zeros_like(prediction.confidence)
         return replace(
             prediction, landmarks_key=wrong, points_key=nowhere, confidence=nothing
@@ -192,12 +192,15 @@ def test_a_network_with_a_new_gauge_in_each_window(noise: float, bound: float) -
 def test_moving_pixels_do_no_harm(masked: bool) -> None:
     def predict(predictor, indices):
         prediction, _ = new_gauge_each_window()(predictor, indices)
-        points, mask = prediction.points_key.clone(), torch.zeros(12, 24, 32, dtype=torch.bool)
+        points, mask = (
+            torch.stack(prediction.points_key),
+            torch.zeros(12, 24, 32, dtype=torch.bool),
+        )
         mask[:, 8:20, 4:18] = True  # a fifth of the image
         away = torch.arange(12.0) + 0.3 * indices[0]
         points[..., 0] += torch.where(mask, (0.1 * predictor.scale * away)[:, None, None], 0.0)
         still = scene.nothing_moves(indices, (24, 32))
-        return replace(prediction, points_key=points), replace(still, mask=mask & masked)
+        return replace(prediction, points_key=tuple(points)), replace(still, mask=mask & masked)
 
     predictor = scene.ExactPredictor(names_gauge=False, num_landmarks=0)
     run = Run(predictor).run(6, predict)
@@ -211,7 +214,7 @@ def test_before_there_is_depth_poses_are_trusted() -> None:
         prediction = predictor.window(indices, landmark_ids=None, landmarks_key=None)
         return replace(
             prediction,
-            points_key=torch.full_like(prediction.points_key, torch.nan),
+            points_key=tuple(torch.full_like(each, torch.nan) for each in prediction.points_key),
             confidence=torch.zeros_like(prediction.confidence),
             states=(TrackingState.INITIALISING,) * 12,
         ), None

@@ -30,14 +30,14 @@ def knowing_since(prediction: WindowPrediction, predictor, first: int) -> Window
     old = torch.tensor([index < first for index in prediction.indices])
     key = max(prediction.key_index, min(first, prediction.indices[-1]))
     T_key_old = se3.relative(predictor.pose_gauge(key), predictor.pose_gauge(prediction.key_index))
-    points = prediction.points_key.double() @ T_key_old[:3, :3].mT + T_key_old[:3, 3]
+    points = torch.stack(prediction.points_key).double() @ T_key_old[:3, :3].mT + T_key_old[:3, 3]
     T_key_cam = T_key_old @ prediction.T_key_cam
     T_key_cam[old], points[old] = torch.nan, torch.nan
     return replace(
         prediction,
         key_index=key,
         T_key_cam=T_key_cam,
-        points_key=points.float(),
+        points_key=tuple(points.float()),
         confidence=torch.where(old[:, None, None], 0.0, prediction.confidence),
         T_gauge_key=predictor.pose_gauge(key),
     )

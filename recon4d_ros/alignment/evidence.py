@@ -73,7 +73,8 @@ def static_samples(
     """
     start = step // 2
     grid = (slice(None), slice(start, None, step), slice(start, None, step))
-    points = prediction.points_key[grid].flatten(1, 2).double()
+    maps = torch.stack([points[grid[1:]] for points in prediction.points_key])
+    points = maps.flatten(1, 2).double()
     confidence = prediction.confidence[grid].flatten(1).double()
     moving = torch.stack(
         [_moving(dynamic, index, prediction)[grid[1:]] for index in prediction.indices]

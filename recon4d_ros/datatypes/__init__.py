@@ -161,7 +161,7 @@ class WindowPrediction:
         gauge: as in `FramePrediction`.
         key_index: frame whose camera is the coordinate frame; one of `indices`.
         intrinsics, intrinsics_source: of the dense grid (H, W); given or estimated.
-        points_key: (T, H, W, 3) float32 in the keyframe camera, NaN where unknown.
+        points_key: T times (H, W, 3) float32 in the keyframe camera, NaN where unknown.
         confidence: (T, H, W) float32, the predictor's own scale, 0 where points are NaN.
         filled: (T, H, W) bool, depth borrowed from the surroundings.
         T_key_cam: (T, 4, 4) float64 poses, NaN for a frame without one; None: PnP finds them.
@@ -180,7 +180,7 @@ class WindowPrediction:
     key_index: int
     intrinsics: Intrinsics
     intrinsics_source: IntrinsicsSource
-    points_key: Tensor
+    points_key: tuple[Tensor, ...]
     confidence: Tensor
     filled: Tensor
     T_key_cam: Tensor | None

@@ -63,22 +63,22 @@ def dense_maps(
     T_key_cam: Tensor,
     rays: Rays,
     max_relative_sigma: float,
-) -> tuple[Tensor, Tensor]:
-    """Pointmaps (T, H, W, 3) in the key camera and confidence (T, H, W) of a window.
+) -> tuple[tuple[Tensor, ...], Tensor]:
+    """T pointmaps (H, W, 3) in the key camera and confidence (T, H, W) of a window.
 
     NaN and 0 where `has_depth` is not: live, most frames of a window have no depth, and looking
-    for that takes longer than the rest.
+    for that takes longer than the rest. Such a pointmap is one number, seen as an image.
     """
-    shape = (len(known), *known[0].depth.rho.shape)
-    points, confidence = torch.full((*shape, 3), torch.nan), torch.zeros(shape)
+    size = known[0].depth.rho.shape
+    confidence = torch.zeros((len(known), *size))
+    points = [torch.tensor(torch.nan).expand(*size, 3)] * len(known)
     for row, (entry, T) in enumerate(zip(known, T_key_cam.float(), strict=True)):
         if has_depth[row]:
             depth = torch.from_numpy(entry.depth.depth(max_relative_sigma))
-            flat = points[row].view(-1, 3)
-            torch.mm(rays.directions, T[:3, :3].mT, out=flat)
-            flat.mul_(depth.view(-1, 1)).add_(T[:3, 3])
+            flat = rays.directions @ T[:3, :3].mT
+            points[row] = flat.mul_(depth.view(-1, 1)).add_(T[:3, 3]).view(*size, 3)
             confidence[row] = torch.from_numpy(entry.depth.confidence(max_relative_sigma))
-    return points, confidence
+    return tuple(points), confidence
 
 
 def flows_inside(window: Window, known: Sequence[Known]) -> Fields:

@@ -165,9 +165,7 @@ def window_prediction(
     nowhere = torch.full((4, 4), torch.nan, dtype=torch.float64)
     poses = [_relative(key, seen) if seen.gauge == key.gauge else None for seen in frames]
     T_key_cam = torch.stack([nowhere if T is None else T for T in poses])
-    points = torch.stack(
-        [_points(T, seen.depth, camera) for T, seen in zip(poses, frames, strict=True)]
-    )
+    points = tuple(_points(T, seen.depth, camera) for T, seen in zip(poses, frames, strict=True))
     conf = torch.stack([seen.confidence for seen in frames])
     inside = set(window.indices)
     return WindowPrediction(
@@ -178,7 +176,7 @@ def window_prediction(
         intrinsics=camera,
         intrinsics_source=source,
         points_key=points,
-        confidence=torch.where(points[..., 0].isfinite(), conf, 0.0),
+        confidence=torch.where(torch.stack(points)[..., 0].isfinite(), conf, 0.0),
         filled=torch.zeros(conf.shape, dtype=torch.bool),
         T_key_cam=T_key_cam,
         pose_residual_px=torch.tensor([seen.residual_px for seen in frames]),
