@@ -126,8 +126,14 @@ def read_depth(path: Path, scale: float) -> Tensor:
         (H, W) float32, NaN where nothing was stored.
 
     Raises:
-        SourceError: the file is missing, damaged or not 16 bit.
+        SourceError: the file is missing, damaged or not 16 bit, or the scale makes depths
+            infinite.
     """
+    if not np.iinfo(np.uint16).max < scale * float(np.finfo(np.float32).max):
+        raise SourceError(
+            f"{path}: with {scale} stored units per unit of depth, depths are infinite; expected "
+            "some thousands, see depth_scale in intrinsics.json"
+        )
     stored = _read(path, cv2.IMREAD_UNCHANGED)
     if stored.dtype != np.uint16 or stored.ndim != 2:
         raise SourceError(
