@@ -81,6 +81,12 @@ def test_what_is_left_over_in_a_corner_is_a_thing():
     assert BackgroundChoice().choose([pair(corner)], tracks, None) is None
 
 
+def test_not_to_know_that_something_rests_is_no_word_against_it():
+    """Tracks of an odometry are known to rest, or unknown."""
+    odometry = SeenTracks(grid(), np.where(LARGE[grid()[:, 1], grid()[:, 0]], 0.5, 0.0))
+    assert BackgroundChoice().choose([pair(~LARGE)], odometry, None) is None
+
+
 def test_few_tracks_overrule_nothing():
     uv = grid()[::16]
     tracks = SeenTracks(uv, np.where(LARGE[uv[:, 1], uv[:, 0]], 0.9, 0.1))

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon4d_ros.motion.epipolar_pair import PairEvidence
-from recon4d_ros.motion.track_votes import SeenTracks
+from recon4d_ros.motion.track_votes import MOVING, SeenTracks
 
 Bools: TypeAlias = NDArray[np.bool_]
 
@@ -67,12 +67,14 @@ class BackgroundChoice:
 def contradiction(part: Bools, seen: SeenTracks) -> float:
     """How much less a part (H, W) of the view moves than the rest, by its tracks.
 
-    -1 where either has few tracks.
+    -1 where either has few tracks or the rest does not move in their mean: not to know that
+    something rests is no word against it.
     """
     inside = part[seen.uv[:, 1], seen.uv[:, 0]]
     if min(inside.sum(), (~inside).sum()) < MIN_TRACKS:
         return -1.0
-    return float(seen.mobility[~inside].mean() - seen.mobility[inside].mean())
+    rest = float(seen.mobility[~inside].mean())
+    return rest - float(seen.mobility[inside].mean()) if rest > MOVING else -1.0
 
 
 def _is_large(part: Bools) -> bool:
