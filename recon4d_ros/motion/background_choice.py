@@ -38,10 +38,6 @@ class BackgroundChoice:
         """Believe the majority."""
         self.is_overruled = False
 
-    def reset(self) -> None:
-        """Believe the majority again."""
-        self.is_overruled = False
-
     def choose(
         self, pairs: Iterable[PairEvidence], seen: SeenTracks, believed: Bools | None
     ) -> Bools | None:

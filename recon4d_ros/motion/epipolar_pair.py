@@ -46,7 +46,7 @@ class PairEvidence:
         decided: (H, W) bool; where False the pair abstains.
         loudness: pairs that the vote counts for.
         unexplained: (H, W) bool, what the background's motion does not explain, be it motion or
-            depth; None where that was not asked.
+            depth; None for matched pointmaps, which know depth.
     """
 
     source: int
@@ -84,8 +84,9 @@ def pair_evidence(
         return None
     outside = _outside(found, background, config)
     evidence = (found.across / threshold) ** 2
-    unexplained = valid & ((evidence > 1) | (outside > PARALLAX_TOLERANCE * threshold))
-    if _is_depth(outside, background, threshold, config):
+    far = outside > PARALLAX_TOLERANCE * threshold
+    unexplained = valid & ((evidence > 1) | far)
+    if _is_no_thing(far, background, config):
         outside = np.zeros_like(outside)
     evidence = np.maximum(evidence, (outside / (PARALLAX_TOLERANCE * threshold)) ** 2)
     decided = valid & ~_unseen(field, background, outside, evidence, config)
@@ -112,14 +113,12 @@ def _outside(found: Residual, background: Background, config: MotionConfig) -> F
     return np.asarray(np.maximum(np.abs(found.parallax - 0.5 * (low + high)) - reach, 0))
 
 
-def _is_depth(
-    outside: Floats, background: Background, threshold: float, config: MotionConfig
-) -> bool:
-    """Whether so much of the view lies outside, or so widely spread, that it is no thing."""
+def _is_no_thing(far: Bools, background: Background, config: MotionConfig) -> bool:
+    """Whether pixels (H, W) are so many, or so widely spread, that they show depth."""
     uv = background.uv
-    far = outside[uv[:, 1], uv[:, 0]] > PARALLAX_TOLERANCE * threshold
-    much = far.mean() > MAX_PARALLAX_SHARE
-    return bool(much or spread(uv, far, outside.shape) > config.max_spread)
+    chosen = far[uv[:, 1], uv[:, 0]]
+    much = chosen.mean() > MAX_PARALLAX_SHARE
+    return bool(much or spread(uv, chosen, far.shape) > config.max_spread)
 
 
 def _moved_along(
@@ -133,9 +132,7 @@ def _moved_along(
     wrong = along.residual
     length2 = wrong[..., 0] ** 2 + wrong[..., 1] ** 2
     evidence = length2 / np.maximum(threshold, DEPTH_SIGMAS * along.sigma) ** 2
-    uv = background.uv
-    far = evidence[uv[:, 1], uv[:, 0]] > 1
-    if far.mean() > MAX_PARALLAX_SHARE or spread(uv, far, evidence.shape) > config.max_spread:
+    if _is_no_thing(evidence > 1, background, config):
         return np.zeros_like(evidence)
     v, u = np.nonzero(evidence > 1)
     evidence[v, u] *= _visible(field, wrong[v, u], u, v, config)

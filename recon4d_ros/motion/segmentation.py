@@ -73,18 +73,6 @@ class _Evidence:
         return _Evidence(prediction.flows, matchings, views)
 
 
-@dataclass(frozen=True, eq=False)
-class _Tracked:
-    """Tracks of a prediction, one row of them per frame number, and depth if it is known."""
-
-    tracks: Tracks | None
-    indices: tuple[int, ...]
-    depth: torch.Tensor | None
-
-    def depth_of(self, index: int) -> NDArray[np.float32] | None:
-        return None if self.depth is None else self.depth[self.indices.index(index)].numpy()
-
-
 class Segmenter:
     """Decides which pixels move; keeps a bounded memory of past frames.
 
@@ -119,12 +107,13 @@ class Segmenter:
         evidence = _Evidence.of(prediction, Views.of_frame(prediction))
         votes = self._arrive(index, evidence, prediction.intrinsics.size)
         self._depths.keep(prediction)
-        tracked = _Tracked(None, (index,), None)
-        if prediction.tracks is not None:
-            ids, _, mobility = visible(prediction.tracks, 0)
-            self._mobility.update(index, ids, mobility)
-            tracked = _Tracked(prediction.tracks, (index,), prediction.depth[None])
-        return self._mask({index: votes}, () if frame is None else (frame,), tracked)
+        shown = {} if frame is None else {index: frame}
+        if prediction.tracks is None:
+            return self._mask({index: votes}, shown, {}, None)
+        ids, _, mobility = visible(prediction.tracks, 0)
+        self._mobility.update(index, ids, mobility)
+        seen = self._seen(prediction.tracks, (index,), shown, votes.decided.shape)
+        return self._mask({index: votes}, shown, seen, prediction.depth.numpy())
 
     def segment(
         self,
@@ -146,16 +135,12 @@ class Segmenter:
                 self._arrive(index, evidence, size)
         wanted = prediction.indices if indices is None else tuple(indices)
         self._judge_later(evidence, wanted)
-        depth = None  # a window's points lie in another camera
-        tracked = _Tracked(prediction.tracks, prediction.indices, depth)
-        shown = {frame.index: frame for frame in frames}
-        votes = {}
-        for index in wanted:
-            seen = self._seen(index, shown.get(index), size, tracked)
-            votes[index] = self._final(index, evidence, size, seen)
+        shown = {frame.index: frame for frame in frames if frame.index in wanted}
+        seen = self._seen(prediction.tracks, prediction.indices, shown, size)
+        votes = {i: self._final(i, evidence, size, seen.get(i)) for i in wanted}
         if self._choice.is_overruled:
             self._look_ahead(prediction.indices, wanted[-1], evidence, size)
-        return self._mask(votes, frames, tracked)
+        return self._mask(votes, shown, seen, None)  # its points lie in another camera
 
     def reset(self) -> None:
         """Forget all frames."""
@@ -163,42 +148,44 @@ class Segmenter:
         self._pairs.clear()
         self._depths.reset()
         self._mobility.reset()
-        self._choice.reset()
+        self._choice = BackgroundChoice()
 
     def _arrive(self, index: int, evidence: _Evidence, size: tuple[int, int]) -> Votes:
         """Votes of the past partners, with what the nearest of them was believed to be."""
-        flows = evidence.flows
-        past = _past(index, flows)
-        believed = self._believed(index, flows) if self._choice.is_overruled else None
-        if believed is not None:
+        believed = self._believed(index, evidence.flows)
+        if believed is None:
+            past = _past(index, evidence.flows)
+            pairs = self._judged(_nearest_and_farthest(past), evidence)
+            votes = self._with_memory(_heard(past, pairs, size), past, max)
+        else:
             votes = self._of_background(index, believed, evidence, size)
-            return _keep(self._arrivals, index, votes, MAX_FRAMES)
-        judged = _nearest_and_farthest(past)
-        votes = join(_voting(self._judged(judged, evidence)), size).louder(len(past), len(judged))
-        votes = self._with_memory(votes, past, max)
         return _keep(self._arrivals, index, votes, MAX_FRAMES)
 
     def _final(
         self, index: int, evidence: _Evidence, size: tuple[int, int], seen: SeenTracks | None
     ) -> Votes:
         """The arrival's votes, those of the later partners, and what the nearest of them was."""
-        flows = evidence.flows
-        later = _later(index, flows)
+        later = _later(index, evidence.flows)
         judged = _nearest_and_farthest(later)
-        pairs = _voting(self._pairs[flow.source, flow.target] for flow in judged)
+        pairs = [self._pairs[flow.source, flow.target] for flow in judged]
         region = None if seen is None else self._chosen(index, pairs, seen, evidence)
         if region is not None:
             votes = self._of_background(index, region, evidence, size)
             return _keep(self._arrivals, index, votes, MAX_FRAMES)
-        votes = join(pairs, size).louder(len(later), len(judged))
-        return self._with_memory(add(self._arrivals[index], votes), later, min)
+        votes = add(self._arrivals[index], _heard(later, pairs, size))
+        return self._with_memory(votes, later, min)
 
     def _chosen(
-        self, index: int, pairs: list[PairEvidence], seen: SeenTracks, evidence: _Evidence
+        self,
+        index: int,
+        pairs: Iterable[PairEvidence | None],
+        seen: SeenTracks,
+        evidence: _Evidence,
     ) -> Bools | None:
         """(H, W) the background of a frame where the majority's motion is not its motion."""
         before = self._choice.is_overruled
-        region = self._choice.choose(pairs, seen, self._believed(index, evidence.flows))
+        believed = self._believed(index, evidence.flows)
+        region = self._choice.choose(_voting(pairs), seen, believed)
         if self._choice.is_overruled != before:
             self._believe_nothing()  # what was believed took the thing for the background
         return region
@@ -213,11 +200,11 @@ class Segmenter:
         """Votes of all pairs of a frame whose background is known, and of the frame before."""
         votes = join((), size)
         for side in (_past(index, evidence.flows), _later(index, evidence.flows)):
-            judged = _nearest_and_farthest(side)
             pairs = self._workers.map(
-                lambda flow: pair_evidence(flow, self._config, region=region), judged
+                lambda flow: pair_evidence(flow, self._config, region=region),
+                _nearest_and_farthest(side),
             )
-            votes = add(votes, join(_voting(pairs), size).louder(len(side), len(judged)))
+            votes = add(votes, _heard(side, pairs, size))
         return self._with_memory(votes, _past(index, evidence.flows), max)
 
     def _look_ahead(
@@ -230,7 +217,9 @@ class Segmenter:
                 self._arrivals[index] = self._of_background(index, believed, evidence, size)
 
     def _believed(self, index: int, flows: Iterable[FlowField]) -> Bools | None:
-        """(H, W) the background, as the nearest frame before knew it."""
+        """(H, W) the background, as the nearest frame before knew it; None for the majority's."""
+        if not self._choice.is_overruled:
+            return None
         known = {f.target: f for f in _past(index, flows) if f.target in self._arrivals}
         if not known:
             return None
@@ -277,10 +266,16 @@ class Segmenter:
         self._depths.forget_from(index)
 
     def _mask(
-        self, votes: dict[int, Votes], frames: Iterable[Frame], tracked: _Tracked
+        self,
+        votes: Mapping[int, Votes],
+        shown: Mapping[int, Frame],
+        seen: Mapping[int, SeenTracks],
+        depth: NDArray[np.float32] | None,
     ) -> DynamicMask:
-        shown = {frame.index: frame for frame in frames}
-        masks = [self._moving(i, vote, shown.get(i), tracked) for i, vote in votes.items()]
+        masks = [
+            self._moving(vote, shown.get(index), seen.get(index), depth)
+            for index, vote in votes.items()
+        ]
         return DynamicMask(
             tuple(votes),
             torch.from_numpy(np.stack(masks)),
@@ -288,12 +283,17 @@ class Segmenter:
             torch.from_numpy(np.stack([vote.decided for vote in votes.values()])),
         )
 
-    def _moving(self, index: int, votes: Votes, frame: Frame | None, tracked: _Tracked) -> Bools:
+    def _moving(
+        self,
+        votes: Votes,
+        frame: Frame | None,
+        seen: SeenTracks | None,
+        depth: NDArray[np.float32] | None,
+    ) -> Bools:
         scale = max(votes.decided.shape) / REFERENCE_SIDE_PX
-        seen = self._seen(index, frame, votes.decided.shape, tracked)
         if seen is None:
             return self._drawn(votes, frame, scale)
-        votes = with_tracks(votes, seen, tracked.depth_of(index), scale)
+        votes = with_tracks(votes, seen, depth, scale)
         return without_resting(self._drawn(votes, frame, scale), seen)
 
     def _drawn(self, votes: Votes, frame: Frame | None, scale: float) -> Bools:
@@ -304,15 +304,21 @@ class Segmenter:
         return tidy(grown(moving, belief > LEAST_DRAWN), THIN_PX, least, scale)
 
     def _seen(
-        self, index: int, frame: Frame | None, shape: tuple[int, ...], tracked: _Tracked
-    ) -> SeenTracks | None:
-        """Tracks of a frame; one that moved lately moves."""
-        if tracked.tracks is None or frame is None:
-            return None
-        ids, uv, mobility = visible(tracked.tracks, tracked.indices.index(index))
-        held = self._mobility.held(index, ids)
-        at = on_grid(uv, frame.size, (shape[0], shape[1]))
-        return SeenTracks(at, np.maximum(mobility, held))
+        self,
+        tracks: Tracks | None,
+        indices: Sequence[int],
+        shown: Mapping[int, Frame],
+        shape: tuple[int, ...],
+    ) -> dict[int, SeenTracks]:
+        """Tracks of each frame that is shown; one that moved lately moves."""
+        seen: dict[int, SeenTracks] = {}
+        if tracks is None:
+            return seen
+        for index, frame in shown.items():
+            ids, uv, mobility = visible(tracks, indices.index(index))
+            at = on_grid(uv, frame.size, (shape[0], shape[1]))
+            seen[index] = SeenTracks(at, np.maximum(mobility, self._mobility.held(index, ids)))
+        return seen
 
 
 def _later(index: int, flows: Iterable[FlowField]) -> list[FlowField]:
@@ -327,6 +333,13 @@ def _nearest_and_farthest(flows: list[FlowField]) -> list[FlowField]:
     """Fast motion shows in the nearest partner, slow motion in the farthest; more add nothing."""
     ordered = sorted(flows, key=lambda flow: abs(flow.target - flow.source))
     return ordered if len(ordered) < 3 else [ordered[0], ordered[-1]]
+
+
+def _heard(
+    side: list[FlowField], pairs: Iterable[PairEvidence | None], size: tuple[int, int]
+) -> Votes:
+    """Votes of the judged pairs of the flows to one side, for those that were left out, too."""
+    return join(_voting(pairs), size).louder(len(side), len(_nearest_and_farthest(side)))
 
 
 def _voting(pairs: Iterable[PairEvidence | None]) -> list[PairEvidence]:
