@@ -176,7 +176,7 @@ def window_prediction(
         intrinsics=camera,
         intrinsics_source=source,
         points_key=points,
-        confidence=torch.where(torch.stack(points)[..., 0].isfinite(), conf, 0.0),
+        confidence=torch.where(torch.stack([p[..., 0].isfinite() for p in points]), conf, 0.0),
         filled=torch.zeros(conf.shape, dtype=torch.bool),
         T_key_cam=T_key_cam,
         pose_residual_px=torch.tensor([seen.residual_px for seen in frames]),
