@@ -33,6 +33,17 @@ def ellipse(centre: tuple[float, float], axes: tuple[float, float]) -> np.ndarra
     return (offset**2).sum(-1) < 1
 
 
+def grid_of_tracks(step: int = 8) -> np.ndarray:
+    """Positions (N, 2) of tracks all over the image."""
+    rows, columns = np.mgrid[step // 2 : SIZE[0] : step, step // 2 : SIZE[1] : step]
+    return np.stack([columns.ravel(), rows.ravel()], axis=-1)
+
+
+def overlap(mask: np.ndarray, truth: np.ndarray) -> float:
+    """Intersection over union."""
+    return float((mask & truth).sum() / (mask | truth).sum())
+
+
 def rough_depth() -> np.ndarray:
     """Pillars before a wall: depth 4 to 9, with steps."""
     return np.where(smooth_noise(5, 25.0) > 0.5, 4.0, 7.0) + 0.5 * smooth_noise(6, 15.0)

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from flow_scene import SIZE, FlowScene, ellipse
+from flow_scene import SIZE, FlowScene, ellipse, grid_of_tracks, overlap
 
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import Frame, Tracks
@@ -33,21 +33,16 @@ WINDOWS = [(0, 11), (4, 15)]
 SETTLED = [range(6), range(6, 10)]
 
 
-def grid() -> np.ndarray:
-    rows, columns = np.mgrid[4 : SIZE[0] : 8, 4 : SIZE[1] : 8]
-    return np.stack([columns.ravel(), rows.ravel()], axis=-1)
-
-
 def mobility(moving: float, resting: float, seed: int = 0) -> np.ndarray:
     """Of a poor tracker: one track in three is as likely moving as not."""
-    uv, random = grid(), np.random.default_rng(seed)
+    uv, random = grid_of_tracks(), np.random.default_rng(seed)
     known = np.where(LARGE[uv[:, 1], uv[:, 0]], moving, resting)
     guess = random.uniform(0.2, 0.8, len(uv))
     return np.where(random.random(len(uv)) < 1 / 3, guess, known).astype(np.float32)
 
 
 def seen(moving: float, resting: float) -> SeenTracks:
-    return SeenTracks(grid(), mobility(moving, resting))
+    return SeenTracks(grid_of_tracks(), mobility(moving, resting))
 
 
 def pair(unexplained: np.ndarray | None) -> PairEvidence:
@@ -76,19 +71,21 @@ def test_the_majority_is_believed_until_the_tracks_contradict_it(moving: float, 
 
 def test_what_is_left_over_in_a_corner_is_a_thing():
     corner = ellipse((20, 20), (60, 60))
-    tracks = SeenTracks(grid(), np.where(corner[grid()[:, 1], grid()[:, 0]], 0.1, 0.9))
+    uv = grid_of_tracks()
+    tracks = SeenTracks(uv, np.where(corner[uv[:, 1], uv[:, 0]], 0.1, 0.9))
     assert contradiction(corner, tracks) > 0.5
     assert BackgroundChoice().choose([pair(corner)], tracks, None) is None
 
 
 def test_not_to_know_that_something_rests_is_no_word_against_it():
     """Tracks of an odometry are known to rest, or unknown."""
-    odometry = SeenTracks(grid(), np.where(LARGE[grid()[:, 1], grid()[:, 0]], 0.5, 0.0))
+    uv = grid_of_tracks()
+    odometry = SeenTracks(uv, np.where(LARGE[uv[:, 1], uv[:, 0]], 0.5, 0.0))
     assert BackgroundChoice().choose([pair(~LARGE)], odometry, None) is None
 
 
 def test_few_tracks_overrule_nothing():
-    uv = grid()[::16]
+    uv = grid_of_tracks()[::16]
     tracks = SeenTracks(uv, np.where(LARGE[uv[:, 1], uv[:, 0]], 0.9, 0.1))
     assert BackgroundChoice().choose([pair(~LARGE)], tracks, None) is None
 
@@ -115,7 +112,7 @@ def frame(index: int) -> Frame:
 
 
 def tracked(window: SimpleNamespace, moving: float, resting: float) -> SimpleNamespace:
-    uv = torch.from_numpy(grid().astype(np.float32)).expand(len(window.indices), -1, -1)
+    uv = torch.from_numpy(grid_of_tracks().astype(np.float32)).expand(len(window.indices), -1, -1)
     rows = [mobility(moving, resting, index) for index in window.indices]
     found = torch.from_numpy(np.stack(rows))
     tracks = Tracks(torch.arange(uv.shape[1]), uv, torch.ones_like(found), found)
@@ -139,15 +136,12 @@ def overlaps(word: list[tuple[float, float] | None], is_moving: bool = True) -> 
     for window, said, settled in zip(windows, word, SETTLED, strict=True):
         for arrival in arrivals[len(arrived) : window.indices[-1] + 1]:
             mask = segmenter.segment_frame(arrival, frame(arrival.index)).mask[0]
-            arrived.append(overlap(mask.numpy()))
+            arrived.append(overlap(mask.numpy(), LARGE))
         spoken = window if said is None else tracked(window, *said)
         shown = [frame(index) for index in window.indices]
-        final += map(overlap, segmenter.segment(spoken, settled, shown).mask.numpy())
+        masks = segmenter.segment(spoken, settled, shown).mask.numpy()
+        final += [overlap(mask, LARGE) for mask in masks]
     return [final, arrived[WINDOWS[0][1] + 1 :]]
-
-
-def overlap(mask: np.ndarray) -> float:
-    return float((mask & LARGE).sum() / (mask | LARGE).sum())
 
 
 def test_flow_alone_takes_the_thing_for_the_background():

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from flow_scene import SIZE, FlowScene, ellipse, pixels
+from flow_scene import SIZE, FlowScene, ellipse, overlap, pixels
 
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import FlowField
@@ -45,15 +45,11 @@ def _mask(scene: FlowScene, **changes: object) -> np.ndarray:
     return Segmenter(_config(**changes)).segment_frame(prediction).mask[0].numpy()
 
 
-def _iou(mask: np.ndarray, truth: np.ndarray) -> float:
-    return float((mask & truth).sum() / (mask | truth).sum())
-
-
 @pytest.mark.parametrize("fusion", ["hysteresis", "union"])
 @pytest.mark.parametrize("name", SCENES)
 def test_moving_thing_is_found(name: str, fusion: str):
     scene = SCENES[name]
-    assert _iou(_mask(scene, fusion=fusion), scene.moving) > 0.9
+    assert overlap(_mask(scene, fusion=fusion), scene.moving) > 0.9
 
 
 @pytest.mark.parametrize("noise_px", [0.05, 0.15, 0.4])
@@ -122,7 +118,7 @@ def test_residual_without_lines_is_the_homographys():
 def test_thing_that_covers_a_third_is_still_the_thing():
     scene = replace(ROTATION, moving=ellipse((150, 90), (110, 60)))
     assert 0.33 < scene.moving.mean() < 0.4
-    assert _iou(_mask(scene), scene.moving) > 0.9
+    assert overlap(_mask(scene), scene.moving) > 0.9
 
 
 def test_small_motion_along_the_epipolar_lines_is_the_known_limit():
@@ -133,11 +129,11 @@ def test_small_motion_along_the_epipolar_lines_is_the_known_limit():
 
 def test_large_motion_along_the_epipolar_lines_is_no_depth():
     scene = replace(SIDEWAYS, object_motion=(0.3, 0, 0), translation=(-0.02, 0, 0))
-    assert _iou(_mask(scene), scene.moving) > 0.8
+    assert overlap(_mask(scene), scene.moving) > 0.8
 
 
 def test_flow_without_structure_has_no_vote():
-    assert _iou(_mask(replace(ROTATION, structure=None)), ROTATION.moving) > 0.9
+    assert overlap(_mask(replace(ROTATION, structure=None)), ROTATION.moving) > 0.9
     assert not _mask(replace(ROTATION, structure=(0.01, 0.0, 0.01))).any()
 
 
@@ -185,7 +181,7 @@ def test_thing_that_rests_now_and_moves_later_is_found_by_the_final_mask():
     final = segmenter.segment(moving.window(8, 16), [10])
     assert final.indices == (10,)
     # The memory of the later frame arrives a pixel too wide: its own mask has moved.
-    assert _iou(final.of(10).numpy(), SIDEWAYS.moving) > 0.85
+    assert overlap(final.of(10).numpy(), SIDEWAYS.moving) > 0.85
 
 
 def test_thing_that_stops_is_remembered():
@@ -193,7 +189,7 @@ def test_thing_that_stops_is_remembered():
     still = replace(STANDING, object_motion=(0, 0, 0))
     segmenter.segment_frame(STANDING.arrival(10))
     remembered = segmenter.segment_frame(still.arrival(13)).mask[0].numpy()
-    assert _iou(remembered, STANDING.moving) > 0.8
+    assert overlap(remembered, STANDING.moving) > 0.8
     for index in range(16, 60, 3):
         mask = segmenter.segment_frame(still.arrival(index)).mask
     assert not mask.any()
@@ -259,7 +255,7 @@ def test_clean_up_keeps_things_and_drops_specks():
     holed = thing & ~ellipse((160, 90), (6, 6))
     specked = holed | ellipse((20, 20), (2, 2))
     cleaned = clean_up(specked, np.ones(SIZE, bool), 64, SCALE)
-    assert _iou(cleaned, thing) > 0.97
+    assert overlap(cleaned, thing) > 0.97
     assert not drop_small(ellipse((20, 20), (2, 2)), 25).any()
     assert fill_holes(holed)[90, 160]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from flow_scene import SIZE, FlowScene, ellipse, smooth_noise
+from flow_scene import SIZE, FlowScene, ellipse, overlap, smooth_noise
 
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import Frame
@@ -19,10 +19,6 @@ SMEARED = ellipse((160, 90), (45, 35))
 def image(thing: np.ndarray, contrast: float = 60.0) -> np.ndarray:
     grey = 100 + 8 * smooth_noise(1, 3.0) + contrast * thing
     return np.repeat(np.clip(grey, 0, 255)[..., None], 3, axis=-1).astype(np.uint8)
-
-
-def overlap(mask: np.ndarray, truth: np.ndarray) -> float:
-    return float((mask & truth).sum() / (mask | truth).sum())
 
 
 def believed(moving: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from flow_scene import SIZE, FlowScene, ellipse
+from flow_scene import SIZE, FlowScene, ellipse, grid_of_tracks, overlap
 
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import Frame, Tracks
@@ -28,11 +28,6 @@ THING = ellipse((200, 90), (30, 38))
 STILL = FlowScene(translation=(-0.05, 0, 0))
 
 
-def grid_of_tracks(step: int = 8) -> np.ndarray:
-    rows, columns = np.mgrid[step // 2 : SIZE[0] : step, step // 2 : SIZE[1] : step]
-    return np.stack([columns.ravel(), rows.ravel()], axis=-1)
-
-
 def tracks(moving: float, resting: float = 0.05) -> SeenTracks:
     uv = grid_of_tracks()
     mobility = np.where(THING[uv[:, 1], uv[:, 0]], moving, resting)
@@ -41,10 +36,6 @@ def tracks(moving: float, resting: float = 0.05) -> SeenTracks:
 
 def no_votes() -> Votes:
     return Votes(np.full(SIZE, -2, np.float32), np.zeros(SIZE, np.float32), np.ones(SIZE, bool))
-
-
-def overlap(mask: np.ndarray, truth: np.ndarray) -> float:
-    return float((mask & truth).sum() / (mask | truth).sum())
 
 
 def test_a_part_with_moving_tracks_moves_where_pairs_are_blind():
