@@ -39,13 +39,17 @@ class Workbench:
     def run_ours(
         self, sequence: Path, name: str | None = None, settings: Sequence[str] = ()
     ) -> Path:
-        """Folder of `recon4d run` on a sequence; made once unless `name` asks for another."""
+        """Folder of `recon4d run` on a sequence; made once unless `name` asks for another.
+
+        Only the run without a name, which has no settings, stands for the sequence.
+        """
         if name is None and sequence in self.runs:
             return self.runs[sequence]
         folder = self.out / "runs" / (name or sequence.name)
         changed = [word for each in settings for word in ("--set", each)]
         call([RECON4D, "run", sequence, "--out", folder, "--overwrite", *changed])
-        self.runs.setdefault(sequence, folder)
+        if name is None:
+            self.runs[sequence] = folder
         return folder
 
     def report(self, sequence: Path) -> Report:
