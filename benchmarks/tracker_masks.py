@@ -11,13 +11,11 @@ import numpy as np
 from benchmarks.masks import DAVIS, SILENT
 from benchmarks.table import Row, Target
 from benchmarks.workbench import RunFailedError, Workbench, sequence_folder
+from recon4d_ros.cli.demo import write_rendered
 from recon4d_ros.errors import Recon4DError
 from recon4d_ros.evaluation.masks import MaskReport
 from recon4d_ros.evaluation.report import evaluate_run
-from recon4d_ros.storage.rectification import CameraModel
-from recon4d_ros.storage.sequence_writer import SequenceSample, write_sequence
 from recon4d_ros.synthetic import scenes
-from recon4d_ros.synthetic.renderer import render
 
 LARGE = Target(0.85, better="higher")
 TRACKERS = ("dynpt", "klt")
@@ -63,13 +61,7 @@ def _masks(bench: Workbench, sequence: Path, tracker: str) -> MaskReport:
 
 def large_mover(out: Path, num_frames: int = 48) -> Path:
     """A sequence folder of the rendered scene in which a thing covers 53 to 63 % of the view."""
-    scene, folder = scenes.large_mover(num_frames), out / "large_mover"
-    if (folder / "rgb.txt").is_file():
-        return folder
-    frames = (render(scene, index) for index in range(num_frames))
-    samples = (
-        SequenceSample(each.stamp_ns, each.rgb, each.depth, each.dynamic_mask, each.T_world_cam)
-        for each in frames
-    )
-    write_sequence(folder, CameraModel(scene.intrinsics), samples)
+    folder = out / "large_mover"
+    if not (folder / "rgb.txt").is_file():
+        write_rendered(folder, scenes.large_mover(num_frames))
     return folder

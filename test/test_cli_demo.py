@@ -12,7 +12,7 @@ import torch
 from rosbags.typesys import Stores, get_typestore
 
 from recon4d_ros.cli import processes
-from recon4d_ros.cli.demo import DemoOptions, run_demo, table
+from recon4d_ros.cli.demo import DemoOptions, run_demo, table, write_rendered
 from recon4d_ros.cli.processes import ProcessGroup
 from recon4d_ros.cli.recorded_run import (
     Received,
@@ -23,11 +23,8 @@ from recon4d_ros.cli.recorded_run import (
 )
 from recon4d_ros.errors import OutputError, ProcessError
 from recon4d_ros.storage.ply import read_ply
-from recon4d_ros.storage.rectification import CameraModel
-from recon4d_ros.storage.sequence_writer import SequenceSample, write_sequence
 from recon4d_ros.storage.trajectory import read_trajectory
 from recon4d_ros.synthetic import scenes
-from recon4d_ros.synthetic.renderer import render
 
 # Small tensors: threads cost more than they give.
 torch.set_num_threads(1)
@@ -39,17 +36,8 @@ NUM_FRAMES = 40
 
 @pytest.fixture(scope="module")
 def sequence(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    scene = scenes.demo(NUM_FRAMES, width=160)
-    frames = (render(scene, index) for index in range(NUM_FRAMES))
     path = tmp_path_factory.mktemp("demo") / "room"
-    write_sequence(
-        path,
-        CameraModel(scene.intrinsics),
-        (
-            SequenceSample(f.stamp_ns, f.rgb, f.depth, f.dynamic_mask, f.T_world_cam)
-            for f in frames
-        ),
-    )
+    write_rendered(path, scenes.demo(NUM_FRAMES, width=160))
     return path
 
 

@@ -204,9 +204,16 @@ def _sequence(options: DemoOptions) -> SequenceFolder:
         return SequenceFolder(options.sequence)
     # Rays come in small batches, which threads slow down more than they help.
     torch.set_num_threads(1)
-    scene = scenes.demo(options.num_frames)
-    camera = CameraModel(scene.intrinsics)
-    return write_sequence(options.out / _SEQUENCE, camera, _samples(scene))
+    return write_rendered(options.out / _SEQUENCE, scenes.demo(options.num_frames))
+
+
+def write_rendered(path: Path, scene: Scene) -> SequenceFolder:
+    """A sequence folder of a scene, with its truth.
+
+    Raises:
+        OutputError: as `write_sequence`.
+    """
+    return write_sequence(path, CameraModel(scene.intrinsics), _samples(scene))
 
 
 def _samples(scene: Scene) -> Iterator[SequenceSample]:
