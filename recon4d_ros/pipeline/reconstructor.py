@@ -7,33 +7,28 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 
 import torch
-from torch import Tensor
 
-from recon4d_ros.alignment.aligner import Aligner, Located
+from recon4d_ros.alignment.aligner import Aligner
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import (
     AlignedWindow,
     DynamicMask,
     EventKind,
     Frame,
-    FramePrediction,
     MapEvent,
     PointCloud,
     Reconstruction,
     StepOutput,
     TrackedFrame,
-    TrackingState,
-    Tracks,
     Window,
     WindowPrediction,
 )
-from recon4d_ros.geometry import pointmap, se3
 from recon4d_ros.mapping.static_map import StaticMap
 from recon4d_ros.motion.segmentation import Segmenter
+from recon4d_ros.pipeline import frame_results
 from recon4d_ros.pipeline.timing import Stopwatch
 from recon4d_ros.pipeline.window import SlidingWindow
 from recon4d_ros.predictors.interface import Described, PointmapPredictor, PointTracker
-from recon4d_ros.refinement.completion import complete
 from recon4d_ros.refinement.refiner import Refiner
 
 OnProvisional = Callable[[Reconstruction], None]
@@ -98,7 +93,7 @@ class Reconstructor:
             located = self._aligner.locate(frame, prediction)
         self._last_stamp_ns = frame.stamp_ns
         return TrackedFrame(
-            pose=_posed(frame, prediction, located),
+            pose=frame_results.posed(frame, prediction, located),
             prediction=prediction,
             scale=located.scale,
             dense=dense,
@@ -195,7 +190,7 @@ class Reconstructor:
 
     def _developed(self, tracked: TrackedFrame, watch: Stopwatch) -> Reconstruction:
         """The provisional result of a frame, with depth and mask if they are wanted."""
-        self._keep_mask(_undecided(tracked.prediction), False)
+        self._keep_mask(frame_results.undecided(tracked.prediction), False)
         if not tracked.dense:
             return tracked.pose
         with watch.stage("densify"):
@@ -203,7 +198,7 @@ class Reconstructor:
         with watch.stage("segment"):
             dynamic = self._segmenter.segment_frame(prediction, tracked.pose.frame)
         self._keep_mask(dynamic, True)
-        return _provisional(tracked, prediction, dynamic)
+        return frame_results.provisional(tracked, prediction, dynamic)
 
     def _refined(
         self, window: Window, aligned: AlignedWindow, settled: list[int]
@@ -216,8 +211,8 @@ class Reconstructor:
         parts = [
             [
                 (
-                    _final(window, aligned, index, self._is_dense[index]),
-                    _tracks(aligned.prediction, index),
+                    frame_results.final(window, aligned, index, self._is_dense[index]),
+                    frame_results.tracks(aligned.prediction, index),
                 )
                 for index in indices
             ]
@@ -287,106 +282,3 @@ class Reconstructor:
                 if event.correction is not None:
                     self._map.correct(event.correction)
         self._num_final = max(self._num_final, settled_before)
-
-
-def _posed(frame: Frame, prediction: FramePrediction, located: Located) -> Reconstruction:
-    nowhere = _blank(prediction, False)
-    return Reconstruction(
-        frame=frame,
-        is_final=False,
-        T_map_cam=located.T_map_cam,
-        depth=_blank(prediction, torch.nan),
-        confidence=_blank(prediction, 0.0),
-        dynamic_mask=nowhere,
-        filled=nowhere,
-        intrinsics=prediction.intrinsics,
-        intrinsics_source=prediction.intrinsics_source,
-        state=located.state,
-        submap=located.submap,
-        scale_known=False,
-        residual_px=prediction.residual_px,
-        num_support=prediction.num_support,
-        is_dense=False,
-    )
-
-
-def _provisional(
-    tracked: TrackedFrame, prediction: FramePrediction, dynamic: DynamicMask
-) -> Reconstruction:
-    depth = prediction.depth * tracked.scale  # NaN while the scale is not known
-    return complete(
-        replace(
-            tracked.pose,
-            depth=depth,
-            confidence=torch.where(depth.isfinite(), prediction.confidence, 0.0),
-            dynamic_mask=dynamic.mask[0],
-            filled=prediction.filled,
-            is_dense=True,
-        )
-    )
-
-
-def _undecided(prediction: FramePrediction) -> DynamicMask:
-    """Nothing is said of any pixel."""
-    nowhere = _blank(prediction, False)[None]
-    return DynamicMask((prediction.index,), nowhere, _blank(prediction, 0.0)[None], nowhere)
-
-
-def _blank(prediction: FramePrediction | WindowPrediction, value: float) -> Tensor:
-    """(H, W) of one value, in the memory of one: most live frames have no maps."""
-    return torch.tensor(value).expand(prediction.intrinsics.size)
-
-
-def _final(window: Window, aligned: AlignedWindow, index: int, is_dense: bool) -> Reconstruction:
-    row = window.indices.index(index)
-    prediction = aligned.prediction
-    T_map_cam = _pose_or_none(aligned.T_map_cam[row])
-    if is_dense:
-        depth = _own_depth(aligned, row)
-        confidence = torch.where(depth.isfinite(), prediction.confidence[row], 0.0)
-    else:
-        depth, confidence = _blank(prediction, torch.nan), _blank(prediction, 0.0)
-    state = prediction.states[row] if T_map_cam is not None else TrackingState.LOST
-    if T_map_cam is not None and state is TrackingState.LOST:
-        state = TrackingState.TRACKING  # posed by the map, not by the predictor
-    assert prediction.pose_residual_px is not None and prediction.pose_support is not None
-    return complete(
-        Reconstruction(
-            frame=window.frames[row],
-            is_final=True,
-            T_map_cam=T_map_cam,
-            depth=depth,
-            confidence=confidence,
-            dynamic_mask=aligned.dynamic.of(index),
-            filled=prediction.filled[row],
-            intrinsics=prediction.intrinsics,
-            intrinsics_source=prediction.intrinsics_source,
-            state=state,
-            submap=aligned.submap,
-            scale_known=False,
-            residual_px=float(prediction.pose_residual_px[row]),
-            num_support=int(prediction.pose_support[row]),
-            is_dense=is_dense,
-        )
-    )
-
-
-def _tracks(prediction: WindowPrediction, index: int) -> Tracks | None:
-    """Tracks of one frame of a window (T = 1)."""
-    tracks = prediction.tracks
-    return None if tracks is None else tracks.in_frame(prediction.indices.index(index))
-
-
-def _pose_or_none(T: Tensor) -> Tensor | None:
-    return T if bool(T.isfinite().all()) else None
-
-
-def _own_depth(aligned: AlignedWindow, row: int) -> Tensor:
-    """Depth (H, W) of a window's frame in map units, in its own camera."""
-    prediction = aligned.prediction
-    points = prediction.points_key[row]
-    T_key_cam = None if prediction.T_key_cam is None else prediction.T_key_cam[row]
-    if T_key_cam is None or not bool(T_key_cam.isfinite().all()) or not aligned.scale > 0:
-        return torch.full(points.shape[:2], torch.nan)
-    points_cam = pointmap.transform(se3.inverse(T_key_cam).float(), points)
-    return pointmap.to_depth(points_cam) * aligned.scale
