@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +13,7 @@ from benchmarks.table import Row, Target
 from benchmarks.workbench import RunFailedError, Workbench, sequence_folder
 from recon4d_ros.cli.demo import write_rendered
 from recon4d_ros.errors import Recon4DError
-from recon4d_ros.evaluation.masks import MaskReport
-from recon4d_ros.evaluation.report import evaluate_run
+from recon4d_ros.evaluation.report import Report, evaluate_run
 from recon4d_ros.synthetic import scenes
 
 LARGE = Target(0.85, better="higher")
@@ -22,25 +21,61 @@ TRACKERS = ("dynpt", "klt")
 
 
 def benchmark(bench: Workbench) -> Iterator[Row]:
-    """IoU of a thing over half of the view and of real videos; silence where nothing moves."""
-    yield _row(bench, "large_mover", large_mover(bench.out), LARGE)
+    """A thing over half of the view, real videos, silence where nothing moves."""
+    scene = large_mover(bench.out)
+    runs = _runs(bench, scene)
+    yield _row(scene.name, "IoU", runs, _iou, LARGE)
+    yield _row(scene.name, "ATE, m", runs, _path_error)
     videos = []
     for video in DAVIS:
-        videos.append(_row(bench, video, sequence_folder(f"davis16_dev/{video}")))
+        videos.append(
+            _row(video, "IoU", _runs(bench, sequence_folder(f"davis16_dev/{video}")), _iou)
+        )
         yield videos[-1]
     yield _mean_row(videos)
-    yield _row(bench, "static_scene", sequence_folder("rendered/static_scene"), SILENT)
+    still = _runs(bench, sequence_folder("rendered/static_scene"))
+    yield _row("static_scene", "pixels flagged", still, _flagged, SILENT)
 
 
-def _row(bench: Workbench, case: str, sequence: Path, target: Target | None = None) -> Row:
-    """IoU; where nothing moves, the share that is flagged."""
-    figure = "pixels flagged" if target is SILENT else "IoU"
+def _runs(bench: Workbench, sequence: Path) -> list[Report] | str:
+    """Reports of a sequence, a tracker each; why there are none."""
     try:
-        dynpt, klt = (_masks(bench, sequence, tracker) for tracker in TRACKERS)
+        folders = [
+            bench.run_ours(sequence, f"{tracker}_{sequence.name}", [f"tracker.name={tracker}"])
+            for tracker in TRACKERS
+        ]
+        return [evaluate_run(folder, sequence) for folder in folders]
     except (RunFailedError, Recon4DError) as error:
-        return Row("tracker_masks", case, figure, math.nan, target, {}, str(error))
-    ours, peer = (each.flagged_share if target is SILENT else each.iou for each in (dynpt, klt))
-    return Row("tracker_masks", case, figure, ours, target, {"klt": peer})
+        return str(error)
+
+
+def _row(
+    case: str,
+    figure: str,
+    runs: list[Report] | str,
+    read: Callable[[Report], float],
+    target: Target | None = None,
+) -> Row:
+    if isinstance(runs, str):
+        return Row("tracker_masks", case, figure, math.nan, target, {}, runs)
+    dynpt, klt = map(read, runs)
+    return Row("tracker_masks", case, figure, dynpt, target, {"klt": klt})
+
+
+def _iou(report: Report) -> float:
+    assert report.masks is not None
+    return report.masks.iou
+
+
+def _flagged(report: Report) -> float:
+    assert report.masks is not None
+    return report.masks.flagged_share
+
+
+def _path_error(report: Report) -> float:
+    """Of the frames that have a pose."""
+    assert report.final is not None
+    return report.final.ate.rmse
 
 
 def _mean_row(videos: list[Row]) -> Row:
@@ -49,14 +84,6 @@ def _mean_row(videos: list[Row]) -> Row:
     mean = float(np.mean([row.ours for row in videos]))
     target = Target(klt, better="higher")
     return Row("tracker_masks", "davis16_dev, mean", "IoU", mean, target, {"klt": klt})
-
-
-def _masks(bench: Workbench, sequence: Path, tracker: str) -> MaskReport:
-    settings = [f"tracker.name={tracker}"]
-    folder = bench.run_ours(sequence, f"{tracker}_{sequence.name}", settings)
-    masks = evaluate_run(folder, sequence).masks
-    assert masks is not None
-    return masks
 
 
 def large_mover(out: Path, num_frames: int = 48) -> Path:
