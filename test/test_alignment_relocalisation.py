@@ -22,6 +22,7 @@ from recon4d_ros.datatypes import (
 )
 from recon4d_ros.geometry import se3
 
+VIEW = scene.intrinsics(120, 160)
 TURNED = se3.exp(torch.tensor([1.0, 2.0, 3.0, 0.3, 0.2, 0.1], dtype=torch.float64))
 
 
@@ -175,11 +176,10 @@ def test_relocalisation_is_deterministic() -> None:
 
 def room_stream(count: int, config: AlignmentConfig, every: int = 1) -> Stream:
     """A walk through the analytic room, `every` steps of its trajectory per frame."""
-    view = scene.intrinsics(120, 160)
     poses = tuple(scene.pose(every * i) for i in range(count))
-    frames = [Frame(i, scene.stamp(i), scene.image(T, view), view) for i, T in enumerate(poses)]
+    frames = [Frame(i, scene.stamp(i), scene.image(T, VIEW), VIEW) for i, T in enumerate(poses)]
     stream = Stream(frames, config)
-    predictor = scene.ExactPredictor(view=view, trajectory=poses, num_landmarks=100)
+    predictor = scene.ExactPredictor(view=VIEW, trajectory=poses, num_landmarks=100)
     for i in range(count):
         stream.feed(i, predictor.frame(i, 0), predictor.window)
     return stream
@@ -195,6 +195,23 @@ def test_keyframes_and_memory_are_bounded() -> None:
     assert float(torch.pdist(spread).min()) > 0.3  # no two of the same place
     stream.aligner.reset()
     assert stream.aligner.num_keyframes == 0 and stream.aligner.memory_bytes == 0
+
+
+def test_an_abandoned_map_is_forgotten_and_the_next_pose_begins_another() -> None:
+    stream = room_stream(32, AlignmentConfig(keyframe_rotation=5.0))
+    assert stream.aligner.num_keyframes > 1
+    last, again = stream.frames[-1], scene.ExactPredictor(view=VIEW, gauge=1)
+    event = stream.aligner.abandon(last)
+    assert event.kind is EventKind.REFUTED and event.submap == 0 and "frame 31" in event.message
+    assert stream.aligner.num_keyframes == 0 and stream.aligner.submap == 1
+    nowhere = replace(again.frame(0, 0), index=31, T_key_cam=None, state=TrackingState.LOST)
+    lost = stream.aligner.locate(last, nowhere)
+    assert lost.T_map_cam is None and [e.kind for e in lost.events] == [EventKind.LOST]
+    # It is where the map begins, not found again.
+    begun = stream.aligner.locate(stream.frames[0], again.frame(0, 0))
+    assert begun.submap == 1 and begun.events == ()
+    torch.testing.assert_close(begun.T_map_cam, torch.eye(4, dtype=torch.float64))
+    assert stream.aligner.abandon(last).submap == 1 and stream.aligner.submap == 2
 
 
 def test_keyframes_come_by_rotation_or_age() -> None:

@@ -119,7 +119,7 @@ def test_the_table_never_grows_and_frees_rows():
             rows = table.rows_in(frame - 1)
             good = random.random(len(rows)) < 0.6
             table.see(rows, frame, random.uniform(0, 99, (len(rows), 2)), good)
-        rows = table.add(frame, random.uniform(0, 99, (30, 2)), np.ones(30))
+        rows = table.add(frame, random.uniform(0, 99, (30, 2)), np.ones(30), np.zeros(30, bool))
         fresh = set(table.ids[rows].tolist())
         assert not fresh & seen_ids
         seen_ids |= fresh
@@ -133,16 +133,18 @@ def test_the_table_never_grows_and_frees_rows():
 def test_a_full_table_takes_as_many_as_fit():
     table = TrackTable(rows=10, columns=3)
     table.open_column(0)
-    assert len(table.add(0, np.zeros((7, 2)), np.ones(7))) == 7
-    assert len(table.add(0, np.zeros((7, 2)), np.ones(7))) == 3
-    assert len(table.add(0, np.zeros((7, 2)), np.ones(7))) == 0
+    assert len(table.add(0, np.zeros((7, 2)), np.ones(7), np.zeros(7, bool))) == 7
+    assert len(table.add(0, np.zeros((7, 2)), np.ones(7), np.zeros(7, bool))) == 3
+    assert len(table.add(0, np.zeros((7, 2)), np.ones(7), np.zeros(7, bool))) == 0
 
 
 def test_a_lost_point_keeps_its_past_until_its_frames_go():
     table = TrackTable(rows=4, columns=4)
     for frame in (0, 1, 2):
         table.open_column(frame)
-    rows = table.add(0, np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([0.5, 2.0]))
+    rows = table.add(
+        0, np.array([[1.0, 2.0], [3.0, 4.0]]), np.array([0.5, 2.0]), np.zeros(2, bool)
+    )
     table.see(rows, 1, np.array([[1.5, 2.5], [3.5, 4.5]]), np.array([True, True]))
     table.see(rows, 2, np.zeros((2, 2)), np.array([True, False]))
     assert table.rows_in(1).tolist() == rows[:1].tolist()

@@ -84,8 +84,9 @@ class Aligner:
         self._config = config
         self.reset()
 
-    def reset(self) -> None:
-        """Forget everything, as if newly made."""
+    def reset(self, first_submap: int = 0) -> None:
+        """Forget everything, as if newly made; the map begins with this submap."""
+        self._first_submap = first_submap
         self._state: MapState | None = None
         self._store = KeyframeStore.empty(self._config.max_keyframes)
         self._loops = LoopMemory()
@@ -104,7 +105,7 @@ class Aligner:
     @property
     def submap(self) -> int:
         """Number of the present submap."""
-        return 0 if self._state is None else self._state.submap
+        return self._first_submap if self._state is None else self._state.submap
 
     @property
     def memory_bytes(self) -> int:
@@ -178,8 +179,8 @@ class Aligner:
         was_lost, is_lost = self._search.lost, found.T_map_cam is None
         failures = self._search.failures + 1 if is_lost else 0
         self._search = replace(self._search, lost=is_lost, failures=failures)
-        if was_lost == is_lost:
-            return found
+        if was_lost == is_lost or (was_lost and self._state is None):
+            return found  # what begins anew was not found again
         kind = EventKind.LOST if is_lost else EventKind.RELOCALISED
         text = "no pose can be trusted" if is_lost else "the camera was found in the map again"
         event = MapEvent(kind, frame.stamp_ns, found.submap, f"frame {frame.index}: {text}")
@@ -227,10 +228,10 @@ class Aligner:
     ) -> tuple[int, Placement | None]:
         """Submap and place of a window; no place while nothing joins it to the map."""
         state = self._state
-        if state is None:
-            return 0, placement.opening(T_key_cam)
         if not bool(T_key_cam[:, 0, 0].isfinite().any()):
-            return state.submap, None
+            return self.submap, None
+        if state is None:
+            return self.submap, placement.opening(T_key_cam)
         placed: Placement | None = None
         submap = state.submap
         if prediction.gauge == state.join.gauge:
@@ -316,6 +317,14 @@ class Aligner:
             residual=torch.nan,
             num_shared=0,
         )
+
+    def abandon(self, frame: Frame) -> MapEvent:
+        """Forget a map whose poses turned out wrong; what comes begins another submap."""
+        submap = self.submap
+        self.reset(self._highest_submap() + 1)
+        text = "the poses of this submap rested on something that moves; another one begins"
+        message = f"frame {frame.index}: {text}"
+        return MapEvent(EventKind.REFUTED, frame.stamp_ns, submap, message)
 
     # ---------------------------------------------------------------- taking it into the map
     def commit(

@@ -69,7 +69,7 @@ def events(
 ) -> tuple[MapEvent, ...]:
     """Discontinuities between two states."""
     kinds: list[tuple[EventKind, str]] = []
-    if before is not None and after.submap > before.submap:
+    if after.submap > (0 if before is None else before.submap):
         kinds.append((EventKind.NEW_SUBMAP, "the map goes on at a new origin and scale"))
     fresh = before is None or before.submap != after.submap
     if after.has_depth and (fresh or (before is not None and not before.has_depth)):

@@ -9,11 +9,16 @@ from torch import Tensor
 
 
 class EventKind(Enum):
-    """Discontinuities that are published, never hidden."""
+    """Discontinuities that are published, never hidden.
+
+    REFUTED takes back: what was handed out in that submap is wrong, for its poses rested on
+    something that moves. Another submap begins.
+    """
 
     INITIALISED = "initialised"
     LOST = "lost"
     RELOCALISED = "relocalised"
+    REFUTED = "refuted"
     NEW_SUBMAP = "new_submap"
     MAP_CORRECTION = "map_correction"
     RESET = "reset"

@@ -142,6 +142,11 @@ class Segmenter:
             self._look_ahead(prediction.indices, wanted[-1], evidence, size)
         return self._mask(votes, shown, seen, None)  # its points lie in another camera
 
+    @property
+    def overrules_majority(self) -> bool:
+        """Whether the larger motion of the view was found not to be the background's."""
+        return self._choice.is_overruled
+
     def reset(self) -> None:
         """Forget all frames."""
         self._arrivals.clear()

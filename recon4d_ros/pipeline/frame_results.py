@@ -109,6 +109,19 @@ def final(window: Window, aligned: AlignedWindow, index: int, is_dense: bool) ->
     )
 
 
+def refuted(result: Reconstruction) -> Reconstruction:
+    """A final result of which nothing but the mask holds, for its pose rested on what moves."""
+    return replace(
+        result,
+        T_map_cam=None,
+        state=TrackingState.LOST,
+        depth=torch.full_like(result.depth, torch.nan),
+        confidence=torch.zeros_like(result.confidence),
+        filled=torch.zeros_like(result.filled),
+        tracks=None,
+    )
+
+
 def tracks(prediction: WindowPrediction, index: int) -> Tracks | None:
     """Tracks of one frame of a window (T = 1)."""
     if prediction.tracks is None:

@@ -28,7 +28,7 @@ from recon4d_ros.motion.segmentation import Segmenter
 from recon4d_ros.pipeline import frame_results
 from recon4d_ros.pipeline.timing import Stopwatch
 from recon4d_ros.pipeline.window import SlidingWindow
-from recon4d_ros.predictors.interface import Described, PointmapPredictor, PointTracker
+from recon4d_ros.predictors.interface import Corrigible, Described, PointmapPredictor, PointTracker
 from recon4d_ros.refinement.refiner import Refiner
 
 OnProvisional = Callable[[Reconstruction], None]
@@ -133,7 +133,7 @@ class Reconstructor:
         settled_before = self._settled_before(provisional.frame.index)
         aligned, final = self._refined_window(tracked.window, settled_before, watch)
         with watch.stage("align"), exclusive or nullcontext():
-            events = self._aligner.commit(aligned, tracked.window)
+            final, events = self._committed(aligned, tracked.window, final)
             if on_window is not None:
                 on_window(final, events)
         self._take_into_map(final, events, settled_before, watch)
@@ -267,6 +267,25 @@ class Reconstructor:
             aligned = self._aligner.align(window, prediction, dynamic)
         with watch.stage("refine"):
             return aligned, self._refined(window, aligned, settled)
+
+    def _committed(
+        self, aligned: AlignedWindow, window: Window, final: tuple[Reconstruction, ...]
+    ) -> tuple[tuple[Reconstruction, ...], tuple[MapEvent, ...]]:
+        """Final frames and discontinuities of a window, unless its poses rest on what moves."""
+        if not self._is_refuted(final):
+            return final, self._aligner.commit(aligned, window)
+        self._map.reset()
+        event = self._aligner.abandon(window.frames[-1])
+        return tuple(frame_results.refuted(result) for result in final), (event,)
+
+    def _is_refuted(self, final: tuple[Reconstruction, ...]) -> bool:
+        """Tell the predictor what moves in the newest frame of which that is settled."""
+        dense = [result for result in final if result.is_dense]
+        if not dense or not isinstance(self._predictor, Corrigible):
+            return False
+        newest = dense[-1]
+        moving = newest.dynamic_mask if self._segmenter.overrules_majority else None
+        return self._predictor.tell_moving(newest.frame.index, moving)
 
     def _take_into_map(
         self,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, runtime_checkable
 
+from torch import Tensor
+
 from recon4d_ros.datatypes import Frame, FramePrediction, Tracks, Window, WindowPrediction
 
 
@@ -59,6 +61,24 @@ class Described(Protocol):
     @property
     def description(self) -> Mapping[str, str]:
         """Names and values; they may change while it works."""
+        ...
+
+
+@runtime_checkable
+class Corrigible(Protocol):
+    """Takes the motion of most of the view for the camera's, and can be told better."""
+
+    def tell_moving(self, index: int, moving: Tensor | None) -> bool:
+        """Hear what moves in a frame where most of the view does.
+
+        Args:
+            index: of a frame given to `track` before.
+            moving: (H, W) bool on the dense grid; None where most of the view rests.
+
+        Returns:
+            Whether the poses given so far are found to rest on what moves. The next frame is lost,
+            and those after it are in a new gauge.
+        """
         ...
 
 

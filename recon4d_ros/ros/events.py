@@ -1,13 +1,16 @@
 """Discontinuities and their causes, published so that nothing jumps silently.
 
 `~/events` is latched (the newest 50): one JSON object per event with `kind`, `stamp_ns`, `submap`
-and `message`. The kinds are those of `EventKind` (initialised, lost, relocalised, new_submap,
-map_correction, reset) and those of the node: camera_info_missing, camera_info_refused,
+and `message`. The kinds are those of `EventKind` (initialised, lost, relocalised, refuted,
+new_submap, map_correction, reset) and those of the node: camera_info_missing, camera_info_refused,
 camera_info_uncalibrated, stream_gap, stream_resumed, frames_missing, frames_found.
 
 The map frame keeps its name when a new submap starts, but its coordinates share nothing with those
 before. `new_submap` goes out before the first pose of the new submap does, and the path starts
 anew.
+
+`refuted` takes back every pose of its submap, which rested on something that moves: masks found
+that after they were published. A new submap follows.
 
 `map_correction` moves the map under the pose: a place was seen again and the drift since is taken
 back. Poses up to its stamp lie in the map as it was, later ones in the map as it is.

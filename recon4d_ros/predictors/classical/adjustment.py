@@ -44,7 +44,7 @@ def window_problem(
     keyframes: Sequence[int],
     config: OdometryConfig,
 ) -> Setup:
-    """Everything the table remembers; frames before `first_free` keep their pose.
+    """Everything the table remembers of what rests; frames before `first_free` keep their pose.
 
     So do hosts that left the table: nothing but their own points holds them any more.
     """
@@ -52,7 +52,9 @@ def window_problem(
     columns = np.flatnonzero(table.frames >= 0)
     columns = columns[np.argsort(table.frames[columns])]
     seen = np.isfinite(table.uv[:, columns, 0]).sum(axis=1)
-    rows = _most_seen(np.flatnonzero(table.used & (seen >= 2)), seen, config.max_adjusted)
+    rows = _most_seen(
+        np.flatnonzero(table.used & ~table.moving & (seen >= 2)), seen, config.max_adjusted
+    )
     inside = table.frames[columns].tolist()
     outside = sorted(set(table.host[rows].tolist()) - set(inside))
     frames = [*outside, *inside]

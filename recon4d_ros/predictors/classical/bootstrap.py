@@ -7,20 +7,22 @@ cheapest wins. A start in the wrong valley shows in its cost, so that a short ba
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
 
 from recon4d_ros.predictors.classical import bundle, rigid
+from recon4d_ros.predictors.classical.pinhole import Pinhole
 from recon4d_ros.predictors.classical.pose import Sightings, fit_rotation, refine_pose
 from recon4d_ros.predictors.classical.problem import Problem, Readout
 from recon4d_ros.predictors.classical.rigid import Array
-from recon4d_ros.predictors.classical.shutter import ReadoutTime
+from recon4d_ros.predictors.classical.shutter import ReadoutTime, Shutter
 from recon4d_ros.predictors.classical.tracks import Mask
 
 MIN_POINTS = 50
+_FOCALS = (0.7, 0.95, 1.3)  # of the long side, tried when the focal length is not given
 _STEP = 0.03  # of the depth, length of the axis starts
 _ITERATIONS = 15
 _SURE = 0.15  # relative standard deviation of a depth that counts as known
@@ -74,6 +76,29 @@ def bootstrap(views: Views) -> Structure | None:
     found = [_adjusted(views, T_last, rho) for T_last, rho in _starts(views)]
     best = min(found, key=lambda structure: structure.cost)
     return best if _convincing(views, best) else None
+
+
+def bootstrap_uncalibrated(
+    shutter: Shutter, long_side_px: int, views: Callable[[], Views]
+) -> Structure | None:
+    """The best structure over the usual focal lengths; the shutter's camera takes the best one.
+
+    Args:
+        shutter: whose camera is unknown but for its principal point.
+        long_side_px: of the images.
+        views: seen through the shutter's present camera.
+    """
+    found: list[tuple[Structure, Pinhole]] = []
+    for share in _FOCALS:
+        focal = share * long_side_px
+        shutter.camera = replace(shutter.camera, fx=focal, fy=focal)
+        structure = bootstrap(views())
+        if structure is not None:
+            found.append((structure, shutter.camera))
+    if not found:
+        return None
+    structure, shutter.camera = min(found, key=lambda entry: entry[0].cost)
+    return structure
 
 
 def _convincing(views: Views, structure: Structure) -> bool:

@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from recon4d_ros.datatypes import FlowField, Window
+from recon4d_ros.datatypes import FlowField, Tracks, Window
+from recon4d_ros.geometry.image_grid import Size, resize_uv
+from recon4d_ros.predictors.classical import rigid
 from recon4d_ros.predictors.classical.depth import InverseDepth, Rays
 from recon4d_ros.predictors.classical.odometry import Odometry
 from recon4d_ros.predictors.classical.pose import Tracked
+
+# Mobility of points that agree with the camera's motion, and of those not judged yet.
+_STATIC, _UNKNOWN = 0.0, 0.3
 
 Fields = tuple[FlowField, ...]
 
@@ -79,6 +86,29 @@ def dense_maps(
             points[row] = flat.mul_(depth.view(-1, 1)).add_(T[:3, 3]).view(*size, 3)
             confidence[row] = torch.from_numpy(entry.depth.confidence(max_relative_sigma))
     return tuple(points), confidence
+
+
+def relative_baseline(odometry: Odometry, frames: Sequence[int], index: int) -> float:
+    """Longest way from earlier frames to the newest, over the typical depth seen in one.
+
+    Infinite when there is no earlier one.
+    """
+    poses = np.stack([odometry.poses[frame] for frame in frames if frame in odometry.poses])
+    centres = rigid.inverse(poses)[:, :3, 3]
+    if len(centres) < 2:
+        return math.inf
+    _, depths = odometry.sparse_depth(index)
+    typical = float(np.median(depths)) if len(depths) else 1.0
+    return float(np.linalg.norm(centres[:-1] - centres[-1], axis=1).max()) / typical
+
+
+def own_tracks(odometry: Odometry, window: Window, size: Size) -> Tracks:
+    """Points that the odometry follows in images of a size; static where their depth is known."""
+    ids, uv, is_sure = odometry.tracks(window.indices)
+    px = resize_uv(torch.from_numpy(uv), size, window.frames[0].size).float()
+    seen = px[..., 0].isfinite()
+    mobility = torch.where(torch.from_numpy(is_sure), _STATIC, _UNKNOWN).expand(seen.shape)
+    return Tracks(torch.from_numpy(ids), px, seen.float(), mobility)
 
 
 def flows_inside(window: Window, known: Sequence[Known]) -> Fields:

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
-from dataclasses import replace
+from functools import partial
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from recon4d_ros.config import OdometryConfig, WindowConfig
 from recon4d_ros.datatypes import TrackingState
@@ -28,8 +27,10 @@ from recon4d_ros.predictors.classical.bootstrap import (
     Structure,
     Views,
     bootstrap,
+    bootstrap_uncalibrated,
     rotation_between,
 )
+from recon4d_ros.predictors.classical.neighbours import moving_with
 from recon4d_ros.predictors.classical.pinhole import Pinhole
 from recon4d_ros.predictors.classical.points import Points
 from recon4d_ros.predictors.classical.pose import (
@@ -43,6 +44,7 @@ from recon4d_ros.predictors.classical.pose import (
 from recon4d_ros.predictors.classical.problem import Readout, Solution
 from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.shutter import ReadoutTime, Shutter
+from recon4d_ros.predictors.classical.told import ToldPoints, tell
 from recon4d_ros.predictors.classical.tracks import (
     Grey,
     Index,
@@ -55,22 +57,20 @@ from recon4d_ros.predictors.classical.tracks import (
 _MIN_SUPPORT = 12  # points under which a pose is not one
 _PLAIN_SHARE = 0.8  # of the points agree: no need to look for another pose
 _USUAL_SHARE = 0.9  # of those that agreed in the frame before: likewise
-_NEIGHBOURS = 5  # known points that lend a new one its depth
 _LONGEST_GUESS_PX = 60.0
-_LEAST_BEND_PX = 0.1  # what a better known velocity must move at the image's upper and lower edge
-_FOCALS = (0.7, 0.95, 1.3)  # of the long side, tried when the focal length is not given
 
 
 class Odometry:
     """Poses frame after frame; `adjust` refines the window.
 
-    One thread may track while another one adjusts and reads. The lock is held for whatever both
-    touch, but neither for following points nor for solving.
+    One thread may track while another one adjusts, tells and reads. The lock is held for whatever
+    both touch, but neither for following points nor for solving.
 
     Attributes:
         shutter: the camera, a guess until `ready` when none was given, its readout and velocity.
         ready: depth is known, poses have translation.
         poses: T_cam_world (4, 4) of the remembered frames.
+        is_refuted: the poses rest on what moves; no frame is posed any more.
         lock: to be held where these are read beside a tracking thread.
     """
 
@@ -81,9 +81,11 @@ class Odometry:
         camera: Pinhole,
         known: bool,
         readout: ReadoutTime,
+        told: ToldPoints | None = None,
     ) -> None:
+        """Wait for the first frame, of which `told` are points if masks have told of them."""
         self.shutter = Shutter(camera, readout)
-        self.ready = False
+        self.ready = self.is_refuted = False
         self.poses: dict[int, Array] = {}
         self.lock = threading.RLock()
         self._config = config
@@ -98,6 +100,8 @@ class Odometry:
         self._depth_error = np.inf
         self._grey: Grey = np.zeros((0, 0), np.uint8)
         self._share = 1.0
+        self._told = told
+        self._support: Index = np.zeros(0, np.int64)
         self._rotation_px = 0.0
         self._next_try_px = config.bootstrap_px
 
@@ -117,6 +121,8 @@ class Odometry:
 
     def _begun(self, index: int, stamp_ns: int, grey: Grey) -> Tracked:
         self._open(index, stamp_ns, grey, np.eye(4))
+        if self._told is not None:
+            self._table.add(index, self._told.uv, np.ones(len(self._told.uv)), self._told.moving)
         self._make_keyframe(index)
         return Tracked(np.eye(4), TrackingState.INITIALISING, 0.0, 0)
 
@@ -140,7 +146,7 @@ class Odometry:
 
     def setup(self) -> Setup | None:
         """What there is to adjust; None before depth is known."""
-        if not self.ready:
+        if not self.ready or self.is_refuted:
             return None
         # What was handed out as final stays, lest the path tear; but not on an unsure structure,
         # which could then never mend.
@@ -168,10 +174,33 @@ class Odometry:
         take_over(self._table, setup, solution, self._config.outlier_px)
         self._take_velocity()
 
+    def tell_moving(self, index: int, moving: Mask | None) -> bool:
+        """Hear from a mask which points lie on what moves; they hold no pose any more.
+
+        Args:
+            index: of a frame.
+            moving: (H, W) px of the images tracked; None to forget what was told.
+
+        Returns:
+            Whether this refutes the poses, which rest on what moves.
+        """
+        table = self._table
+        with self.lock:
+            if moving is None:
+                table.moving[:] = False
+            elif index in table.frames and not self.is_refuted:
+                told = tell(table, index, self._recent[-1], moving)
+                support = table.moving[np.intersect1d(told, self._support)]
+                self.is_refuted = len(support) >= _MIN_SUPPORT and bool(support.mean() > 0.5)
+                return self.is_refuted
+        return False
+
+    def told(self, index: int) -> ToldPoints | None:
+        """The points of a frame, for whoever begins with it; None if nothing was told."""
+        return ToldPoints.of(self._table, index)
+
     def landmarks(self) -> tuple[Index, Array]:
         """Ids (P,) and world positions (P, 3) of the points of surely known depth."""
-        if not self.ready:
-            return np.zeros(0, np.int64), np.zeros((0, 3))
         with self.lock:
             rows = np.flatnonzero(self._table.used)
             rows = rows[self._points.are_sure(rows)]
@@ -191,9 +220,8 @@ class Odometry:
     def sparse_depth(self, index: int) -> tuple[Array, Array]:
         """Pixels (N, 2) and depths (N,) of the surely known points seen in a frame."""
         rows = self._points.sure_rows(index)
-        return self._table.uv[rows, self._table.column(index)], 1.0 / self._points.rho_in(
-            index, rows
-        )
+        uv = self._table.uv[rows, self._table.column(index)]
+        return uv, 1.0 / self._points.rho_in(index, rows)
 
     # ------------------------------------------------------------------ front end
     def _open(self, index: int, stamp_ns: int, grey: Grey, T: Array) -> None:
@@ -210,6 +238,7 @@ class Odometry:
         expected, before = self._points.projected(rows, [T_guess, self.poses[last]])
         shift = expected - before
         sane = np.linalg.norm(shift, axis=1) < _LONGEST_GUESS_PX  # False for NaN
+        sane &= ~self._table.moving[rows]
         return rows, uv, np.where(sane[:, None], uv + shift, uv)
 
     def _seen(self, index: int, last: int) -> Tracked:
@@ -220,12 +249,6 @@ class Odometry:
             self.poses[index] = tracked.T_cam_world
         return tracked
 
-    def _is_bent(self, index: int, expected: Array) -> bool:
-        """Whether the camera's velocity bends the image otherwise than the expected one."""
-        turn = np.abs(self.shutter.velocity(index) - expected)[3:].max()
-        bend_px = 0.5 * abs(self.shutter.readout.seconds) * turn * self.shutter.camera.focal
-        return bool(bend_px > _LEAST_BEND_PX)
-
     def _take_velocity(self) -> None:
         last, newest = self._recent[-2:]
         self._velocity = self.poses[newest] @ rigid.inverse(self.poses[last])
@@ -233,9 +256,9 @@ class Odometry:
 
     def _posed(self, index: int) -> Tracked:
         """Pose by the structure: roughly first, which tells how the shutter bent the image."""
-        rows = self._table.rows_in(index)
+        rows = self._table.resting_in(index)
         rows = rows[self._table.host[rows] != index]
-        if len(rows) < _MIN_SUPPORT:
+        if len(rows) < _MIN_SUPPORT or self.is_refuted:
             return Tracked(None, TrackingState.LOST, np.inf, len(rows))
         seen = self._points.sightings(rows, index)
         fit = self._better(seen, rows, refine_pose(seen, self.poses[index], ROUGH_STEP))
@@ -243,11 +266,12 @@ class Odometry:
             expected = self.shutter.velocity(index)
             self.poses[index] = fit.T_cam_world
             self._take_velocity()
-            if self._is_bent(index, expected):
+            if self.shutter.is_bent(index, expected):
                 seen = self._points.sightings(rows, index)
             fit = refine_pose(seen, fit.T_cam_world)
         self._share = float(fit.inlier.mean())
-        support = int(fit.inlier.sum())
+        self._support = rows[fit.inlier]
+        support = len(self._support)
         if not self._agree(fit):
             return Tracked(None, TrackingState.LOST, fit.residual_px, support)
         return Tracked(fit.T_cam_world, TrackingState.TRACKING, fit.residual_px, support)
@@ -283,7 +307,7 @@ class Odometry:
     # ------------------------------------------------------------------ start
     def _reference(self, index: int) -> tuple[int, Index]:
         """Oldest keyframe that still shares enough points with a frame, and their rows."""
-        rows = self._table.rows_in(index)
+        rows = self._table.resting_in(index)
         for keyframe in self._keyframes:
             shared = rows[self._table.host[rows] == keyframe]
             if len(shared) >= 2 * MIN_POINTS:
@@ -305,35 +329,23 @@ class Odometry:
         return Tracked(self.poses[index], TrackingState.TRACKING, residual, len(rows))
 
     def _best_structure(self, rows: Index, frames: list[int]) -> Structure | None:
+        views = partial(self._views, rows, frames)
         if self._focal_known:
-            return self._structure(rows, frames)
-        long_side = max(self._grey.shape)
-        found: list[tuple[Structure, Pinhole]] = []
-        for share in _FOCALS:
-            focal = share * long_side
-            self.shutter.camera = replace(self.shutter.camera, fx=focal, fy=focal)
-            structure = self._structure(rows, frames)
-            if structure is not None:
-                found.append((structure, self.shutter.camera))
-        if not found:
-            return None
-        structure, self.shutter.camera = min(found, key=lambda entry: entry[0].cost)
-        return structure
+            return bootstrap(views())
+        return bootstrap_uncalibrated(self.shutter, max(self._grey.shape), views)
 
-    def _structure(self, rows: Index, frames: list[int]) -> Structure | None:
+    def _views(self, rows: Index, frames: list[int]) -> Views:
         base = rigid.inverse(self.poses[frames[0]])
         rotations = np.stack([(self.poses[frame] @ base)[:3, :3] for frame in frames])
         uv = self._points.seen(rows, frames)
         sweep = self.shutter.sweep(uv, frames, self._table.rho[rows])
-        return bootstrap(
-            Views(
-                self.shutter.camera.normalised(uv),
-                rotations,
-                self._rotation_px,
-                self.shutter.camera.focal,
-                self._config.noise_px,
-                Readout(sweep, sweep[:, 0], self.shutter.readout),
-            )
+        return Views(
+            self.shutter.camera.normalised(uv),
+            rotations,
+            self._rotation_px,
+            self.shutter.camera.focal,
+            self._config.noise_px,
+            Readout(sweep, sweep[:, 0], self.shutter.readout),
         )
 
     def _take(self, structure: Structure, rows: Index, frames: list[int]) -> None:
@@ -344,6 +356,7 @@ class Odometry:
         table.rho[rows], table.rho_sigma[rows] = structure.rho, structure.rho_sigma
         table.rho_prior[rows] = 1.0
         self.shutter.readout = structure.readout
+        self._support = rows
         self.ready = True
         if frames[-1] not in self._keyframes:
             self._make_keyframe(frames[-1])
@@ -354,7 +367,7 @@ class Odometry:
         table, last = self._table, self._keyframes[-1]
         if index == last:
             return False
-        rows = table.rows_in(index)
+        rows = table.resting_in(index)
         moved = table.uv[rows, table.column(index)] - table.uv[rows, table.column(last)]
         moved = moved[np.isfinite(moved[:, 0])]
         if len(rows) < 0.6 * self._keyframe_points or len(moved) < MIN_POINTS:
@@ -363,21 +376,13 @@ class Odometry:
 
     def _make_keyframe(self, index: int) -> None:
         table = self._table
-        occupied = table.uv[table.rows_in(index), table.column(index)]
+        rows = table.rows_in(index)
+        occupied, moving = table.uv[rows, table.column(index)], table.moving[rows]
         uv = query_points(self._grey, occupied, self._config.cell_px, seed=index)
-        table.add(index, uv, self._expected_rho(index, uv))
+        rho = self._points.expected_rho(index, uv)
+        table.add(index, uv, rho, moving_with(uv, occupied, moving))
         self._keyframes.append(index)
-        self._keyframe_points = int(table.alive.sum())
-
-    def _expected_rho(self, index: int, uv: Array) -> Array:
-        """Inverse depth of new points: that of the known ones around them."""
-        rows = self._points.sure_rows(index) if self.ready else np.zeros(0, np.int64)
-        if len(rows) < _NEIGHBOURS:
-            known = self._table.rho[self._table.used]
-            return np.full(len(uv), float(np.median(known)) if self.ready else 1.0)
-        at = self._table.uv[rows, self._table.column(index)]
-        _, nearest = cKDTree(at).query(uv, k=_NEIGHBOURS)
-        return np.asarray(np.median(self._points.rho_in(index, rows)[nearest], axis=1))
+        self._keyframe_points = int((table.alive & ~table.moving).sum())
 
     def _forget(self) -> None:
         """Drop what falls out of the window, and the oldest keyframe beyond the bound."""

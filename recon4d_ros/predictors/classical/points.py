@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from recon4d_ros.predictors.classical import rigid
+from recon4d_ros.predictors.classical.neighbours import NEIGHBOURS, typical
 from recon4d_ros.predictors.classical.pose import Sightings
 from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.shutter import Shutter
@@ -58,13 +59,24 @@ class Points:
         return self._shutter.undone(self.seen(rows, frames), frames, self._table.rho[rows])
 
     def are_sure(self, rows: Index) -> Mask:
-        """Which points' depth is known, (N,)."""
-        return np.asarray(self._table.rho_sigma[rows] < SURE * self._table.rho[rows])
+        """Which points' depth is known, (N,); never that of what moves."""
+        table = self._table
+        narrow = table.rho_sigma[rows] < SURE * table.rho[rows]
+        return np.asarray(narrow & ~table.moving[rows])
 
     def sure_rows(self, index: int) -> Index:
         """Rows of the points in a frame whose depth is known."""
         rows = self._table.rows_in(index)
         return rows[self.are_sure(rows)]
+
+    def expected_rho(self, index: int, uv: Array) -> Array:
+        """Inverse depth (N,) of new points (N, 2) px: that of the known ones around them."""
+        rows = self.sure_rows(index)
+        if len(rows) < NEIGHBOURS:
+            known = self._table.rho[self._table.used]
+            return np.full(len(uv), float(np.median(known)) if len(known) else 1.0)
+        at = self._table.uv[rows, self._table.column(index)]
+        return typical(uv, at, self.rho_in(index, rows))
 
     def positions(self, rows: Index) -> Array:
         """World coordinates (N, 3)."""

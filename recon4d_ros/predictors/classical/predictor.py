@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import (
@@ -19,12 +20,11 @@ from recon4d_ros.datatypes import (
     Intrinsics,
     IntrinsicsSource,
     TrackingState,
-    Tracks,
     Window,
     WindowPrediction,
 )
 from recon4d_ros.errors import PredictorError
-from recon4d_ros.geometry.image_grid import fit_long_side, resize_intrinsics, resize_uv
+from recon4d_ros.geometry import image_grid
 from recon4d_ros.predictors.classical import rigid
 from recon4d_ros.predictors.classical.depth import (
     InverseDepth,
@@ -42,18 +42,19 @@ from recon4d_ros.predictors.classical.known import (
     Known,
     dense_maps,
     flows_inside,
+    own_tracks,
+    relative_baseline,
 )
 from recon4d_ros.predictors.classical.odometry import Odometry
 from recon4d_ros.predictors.classical.pinhole import Pinhole
 from recon4d_ros.predictors.classical.pose import Tracked
 from recon4d_ros.predictors.classical.shutter import ReadoutTime
+from recon4d_ros.predictors.classical.told import ToldPoints
 from recon4d_ros.predictors.classical.tracks import Grey
 from recon4d_ros.predictors.flow import FlowHistory
 
 # Focal length over the long side of a camera of which nothing is known (56 degrees of view).
 _USUAL_FOCAL = 0.95
-# Mobility of points that agree with the camera's motion, and of those not judged yet.
-_STATIC, _UNKNOWN = 0.0, 0.3
 
 
 class ClassicalPredictor:
@@ -143,6 +144,15 @@ class ClassicalPredictor:
                 self._known.popitem(last=False)
         return prediction
 
+    def tell_moving(self, index: int, moving: Tensor | None) -> bool:
+        """Points on what moves hold no pose any more; see `Corrigible`."""
+        known = self._known.get(index)
+        if known is None:
+            return False
+        size = self._tracking_size
+        mask = None if moving is None else image_grid.resize_mask(moving, size).numpy()
+        return known.gauge_after.odometry.tell_moving(index, mask)
+
     # ------------------------------------------------------------------ tracking
     def _check(self, frame: Frame) -> None:
         height, width = frame.size
@@ -171,18 +181,20 @@ class ClassicalPredictor:
             camera = Intrinsics(focal, focal, (width - 1) / 2, (height - 1) / 2, width, height)
         self._input = camera
         image = self._config.image
-        self._tracking_size = fit_long_side((height, width), image.tracking_max_side)
-        self._dense = fit_long_side(camera, image.dense_max_side)
+        self._tracking_size = image_grid.fit_long_side((height, width), image.tracking_max_side)
+        self._dense = image_grid.fit_long_side(camera, image.dense_max_side)
         self._rays = Rays.of(self._dense)
         self._gauge = self._new_gauge(frame.index, 0, ReadoutTime())
 
-    def _new_gauge(self, index: int, number: int, readout: ReadoutTime) -> Gauge:
+    def _new_gauge(
+        self, index: int, number: int, readout: ReadoutTime, told: ToldPoints | None = None
+    ) -> Gauge:
         assert self._input is not None
-        camera = resize_intrinsics(self._input, self._tracking_size)
+        camera = image_grid.resize_intrinsics(self._input, self._tracking_size)
         pinhole = Pinhole(camera.fx, camera.fy, camera.cx, camera.cy, camera.height)
         known = self._source is IntrinsicsSource.GIVEN
         config = self._config
-        odometry = Odometry(config.odometry, config.window, pinhole, known, readout)
+        odometry = Odometry(config.odometry, config.window, pinhole, known, readout, told)
         return Gauge(number, index, odometry)
 
     def _tracked(
@@ -215,11 +227,13 @@ class ClassicalPredictor:
             return
         focal = odometry.shutter.camera.focal * self._input.width / self._tracking_size[1]
         self._input = replace(self._input, fx=focal, fy=focal)
-        self._dense = fit_long_side(self._input, self._config.image.dense_max_side)
+        self._dense = image_grid.fit_long_side(self._input, self._config.image.dense_max_side)
         self._rays = Rays.of(self._dense)
 
     def _started_anew(self, lost: Gauge, frame: Frame, grey: Grey) -> Gauge:
-        gauge = self._new_gauge(frame.index, lost.number + 1, lost.odometry.shutter.readout)
+        odometry = lost.odometry
+        told = odometry.told(frame.index)
+        gauge = self._new_gauge(frame.index, lost.number + 1, odometry.shutter.readout, told)
         gauge.odometry.track(frame.index, frame.stamp_ns, grey)
         return gauge
 
@@ -298,14 +312,8 @@ class ClassicalPredictor:
             return state
         with self._lock:
             recent = list(self._known)[-self._config.window.size :]
-        frames = [entry for entry in recent if entry in odometry.poses]
-        centres = rigid.inverse(np.stack([odometry.poses[entry] for entry in frames]))[:, :3, 3]
-        baselines = np.linalg.norm(centres[:-1] - centres[-1], axis=1)
-        _, depths = odometry.sparse_depth(index)
-        typical = float(np.median(depths)) if len(depths) else 1.0
-        enough = len(baselines) == 0 or (
-            float(baselines.max()) > self._config.depth.min_baseline * typical
-        )
+        baseline = relative_baseline(odometry, recent, index)
+        enough = baseline > self._config.depth.min_baseline
         return TrackingState.TRACKING if enough else TrackingState.NO_PARALLAX
 
     def _frame_prediction(self, index: int) -> FramePrediction:
@@ -336,7 +344,7 @@ class ClassicalPredictor:
     def _window_prediction(self, window: Window, gauge: Gauge) -> WindowPrediction:
         known = [self._known[index] for index in window.indices]
         with gauge.odometry.lock:
-            poses = dict(gauge.odometry.poses)
+            poses = {} if gauge.odometry.is_refuted else dict(gauge.odometry.poses)
         here = [
             index in poses and entry.gauge is gauge
             for index, entry in zip(window.indices, known, strict=True)
@@ -375,18 +383,9 @@ class ClassicalPredictor:
             flows=flows_inside(window, known),
             landmark_ids=torch.from_numpy(ids),
             landmarks_key=torch.from_numpy(positions),
-            tracks=self._tracks(window, gauge.odometry),
+            tracks=own_tracks(gauge.odometry, window, self._tracking_size),
             T_gauge_key=torch.from_numpy(rigid.inverse(T_key)),
         )
-
-    def _tracks(self, window: Window, odometry: Odometry) -> Tracks:
-        """The points of the odometry: static, as far as their depth is known."""
-        assert self._input is not None
-        ids, uv, is_sure = odometry.tracks(window.indices)
-        px = resize_uv(torch.from_numpy(uv), self._tracking_size, self._input.size).float()
-        seen = px[..., 0].isfinite()
-        mobility = torch.where(torch.from_numpy(is_sure), _STATIC, _UNKNOWN).expand(seen.shape)
-        return Tracks(torch.from_numpy(ids), px, seen.float(), mobility)
 
     def _on_dense_grid(self, px: float) -> float:
         return px * self._dense.width / self._tracking_size[1]

@@ -21,6 +21,7 @@ from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.tracks import Index
 
 _LEAST_SIGMA_S = 0.005  # what the past may claim to know: windows share most of their frames
+_LEAST_BEND_PX = 0.1  # what a better known velocity must move at the image's upper and lower edge
 _FORGETTING = 1.5  # growth of the standard deviation from window to window
 
 
@@ -91,6 +92,12 @@ class Shutter:
     def velocity(self, frame: int) -> Array:
         """Twist (6,) of T_cam_world per second, see `image_motion`."""
         return self._velocities.get(frame, np.zeros(6))
+
+    def is_bent(self, frame: int, expected: Array) -> bool:
+        """Whether a frame's velocity bends the image otherwise than the expected one (6,)."""
+        turn = np.abs(self.velocity(frame) - expected)[3:].max()
+        bend_px = 0.5 * abs(self.readout.seconds) * turn * self.camera.focal
+        return bool(bend_px > _LEAST_BEND_PX)
 
     def forget_all_but(self, kept: Container[int]) -> None:
         """Drop the frames that are not in `kept`."""

@@ -150,6 +150,7 @@ class TrackTable:
         host_uv: (rows, 2) px there.
         rho, rho_sigma: (rows,) inverse depth in the host and its standard deviation.
         rho_prior: (rows,) inverse depth expected when the point was born.
+        moving: (rows,) on a thing that moves, as far as masks have told.
     """
 
     def __init__(self, rows: int, columns: int) -> None:
@@ -162,6 +163,7 @@ class TrackTable:
         self.rho: Array = np.ones(rows)
         self.rho_sigma: Array = np.ones(rows)
         self.rho_prior: Array = np.ones(rows)
+        self.moving: Mask = np.zeros(rows, bool)
         self._next_id = 0
 
     @property
@@ -186,19 +188,21 @@ class TrackTable:
         self.uv[:, column] = np.nan
         self._sweep()
 
-    def add(self, frame: int, uv: Array, rho: Array) -> Index:
+    def add(self, frame: int, uv: Array, rho: Array, moving: Mask) -> Index:
         """New points born in `frame`; as many as there are free rows.
 
         Args:
             frame: a remembered frame.
             uv: (N, 2) px.
             rho: (N,) expected inverse depth.
+            moving: (N,) on a thing that moves.
 
         Returns:
             (M,) their rows, M <= N.
         """
         rows = np.flatnonzero(~self.used)[: len(uv)]
         uv, rho = uv[: len(rows)], rho[: len(rows)]
+        self.moving[rows] = moving[: len(rows)]
         self.ids[rows] = self._next_id + np.arange(len(rows))
         self._next_id += len(rows)
         self.alive[rows] = True
@@ -217,6 +221,11 @@ class TrackTable:
         """Rows of the live points seen in a frame."""
         seen = np.isfinite(self.uv[:, self.column(frame), 0])
         return np.flatnonzero(self.alive & seen)
+
+    def resting_in(self, frame: int) -> Index:
+        """Of those, the ones that are not on a thing that moves."""
+        rows = self.rows_in(frame)
+        return rows[~self.moving[rows]]
 
     def _sweep(self) -> None:
         seen = np.isfinite(self.uv[..., 0]).sum(axis=1)
