@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sparse_scene import FOCAL, Path, bearings, global_shutter, inverse_depths, project
 
+from recon4d_ros.predictors.classical import bootstrap as module
 from recon4d_ros.predictors.classical import rigid
 from recon4d_ros.predictors.classical.bootstrap import (
     Structure,
@@ -75,6 +76,22 @@ def test_any_direction_of_motion_will_do(rotvec, azimuth, elevation):
     found = bootstrap(views_of(path, noise_px=0.05))
     assert found is not None
     assert relative_errors(found, path)[0] < 0.05
+
+
+@pytest.mark.parametrize("path", [SIDEWAYS, TURNING], ids=["sideways", "turn"])
+def test_a_start_that_takes_near_for_far_is_turned_round(path, monkeypatch):
+    """As on the red kitchen, where the essential matrix was a mirrored one."""
+    views = views_of(path)
+    right = bootstrap(views)
+    assert right is not None
+    wrong = module._reversed(right)
+    stuck = module._adjusted(views, *wrong)
+    assert np.corrcoef(stuck.rho, inverse_depths(len(stuck.rho), 1))[0, 1] < -0.7
+    monkeypatch.setattr(module, "_starts", lambda _: iter([wrong]))
+    found = bootstrap(views)
+    assert found is not None
+    depth_error, place_error = relative_errors(found, path)
+    assert depth_error < 0.03 and place_error < 0.05
 
 
 def test_a_quarter_of_moving_points_does_no_harm():

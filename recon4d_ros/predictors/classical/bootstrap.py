@@ -1,8 +1,9 @@
 """The first structure: poses and inverse depths of a few frames from nothing but tracks.
 
-Several starts compete: the essential matrix, and a sphere around the first camera with a small
-step along an axis. Each goes through the bundle adjustment over all frames in between, and the
-cheapest wins. A start in the wrong valley shows in its cost, so that a short baseline is enough.
+Several starts compete: the essential matrix, a sphere around the first camera with a small step
+along an axis, and the best of these with near and far swapped. Each goes through the bundle
+adjustment over all frames in between, and the cheapest wins. A start in the wrong valley shows in
+its cost, so that a short baseline is enough.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ MIN_POINTS = 50
 _FOCALS = (0.7, 0.95, 1.3)  # of the long side, tried when the focal length is not given
 _STEP = 0.03  # of the depth, length of the axis starts
 _ITERATIONS = 15
+_LEAST_RHO = 0.05  # of a start; the median is 1
 _SURE = 0.15  # relative standard deviation of a depth that counts as known
 _SURE_SHARE = 0.6  # of the points
 _EXPLAINED = 0.25  # of what rotation leaves over may remain
@@ -74,8 +76,24 @@ class Structure:
 def bootstrap(views: Views) -> Structure | None:
     """The best structure, or None when no start explains the tracks with sure depths."""
     found = [_adjusted(views, T_last, rho) for T_last, rho in _starts(views)]
-    best = min(found, key=lambda structure: structure.cost)
+    best = min(found, key=_cost)
+    best = min(best, _adjusted(views, *_reversed(best)), key=_cost)
     return best if _convincing(views, best) else None
+
+
+def _reversed(structure: Structure) -> tuple[Array, Array]:
+    """Near and far swapped, and the camera's way with them.
+
+    Seen over a short baseline both look alike but for the second order, for a rotation makes up
+    for the rest; where a start leads into the wrong one of the two valleys, this leads out of it.
+    """
+    T = structure.T_cam_first[-1].copy()
+    T[:3, 3] *= -1.0
+    return T, np.clip(2.0 - structure.rho, _LEAST_RHO, None)
+
+
+def _cost(structure: Structure) -> float:
+    return structure.cost
 
 
 def bootstrap_uncalibrated(
@@ -97,7 +115,7 @@ def bootstrap_uncalibrated(
             found.append((structure, shutter.camera))
     if not found:
         return None
-    structure, shutter.camera = min(found, key=lambda entry: entry[0].cost)
+    structure, shutter.camera = min(found, key=lambda entry: _cost(entry[0]))
     return structure
 
 
@@ -144,7 +162,7 @@ def _essential_start(views: Views) -> tuple[Array, Array] | None:
     T = np.eye(4)
     T[:3, :3], T[:3, 3] = R, u * unit
     rho = rho / unit
-    return T, np.where(front & (rho > 0.05) & (rho < 20.0), rho, 1.0)
+    return T, np.where(front & (rho > _LEAST_RHO) & (rho < 20.0), rho, 1.0)
 
 
 def _depths(views: Views, R: Array, t: Array) -> tuple[Array, Mask]:
