@@ -68,7 +68,7 @@ class OdometryConfig:
         maximum=500.0,
     )
     consistency_px: float = setting(
-        1.0, "forward-backward mismatch of a tracked point", unit="px", minimum=0.05, maximum=10.0
+        0.7, "forward-backward mismatch of a tracked point", unit="px", minimum=0.05, maximum=10.0
     )
     noise_px: float = setting(
         0.3, "scale of the robust kernel", unit="px", minimum=0.01, maximum=10.0

@@ -14,7 +14,8 @@ Grey = NDArray[np.uint8]
 
 _WINDOW_PX = (17, 17)
 _LEVELS = 3
-_STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.01)
+_LEVELS_BACK = 2  # of a point that was followed rightly the way back is known
+_STOP = (cv2.TERM_CRITERIA_COUNT | cv2.TERM_CRITERIA_EPS, 30, 0.02)
 _BORDER_PX = 4
 _LEAST_STRENGTH = 1e-4  # least eigenvalue of the structure tensor worth tracking, OpenCV's units
 
@@ -48,8 +49,8 @@ def sought(before: Grey, after: Grey, uv: Array, guess: Array) -> tuple[Array, A
     if len(uv) == 0:
         return uv.copy(), np.zeros(0)
     start = uv.astype(np.float32)[:, None]
-    there, ok = _lucas_kanade(before, after, start, guess.astype(np.float32)[:, None])
-    back, ok_back = _lucas_kanade(after, before, there, start)
+    there, ok = _lucas_kanade(before, after, start, guess.astype(np.float32)[:, None], _LEVELS)
+    back, ok_back = _lucas_kanade(after, before, there, start, _LEVELS_BACK)
     height, width = before.shape
     new = there[:, 0].astype(np.float64)
     good = ok & ok_back & (new >= _BORDER_PX).all(axis=1)
@@ -58,7 +59,11 @@ def sought(before: Grey, after: Grey, uv: Array, guess: Array) -> tuple[Array, A
 
 
 def _lucas_kanade(
-    source: Grey, target: Grey, uv: NDArray[np.float32], guess: NDArray[np.float32]
+    source: Grey,
+    target: Grey,
+    uv: NDArray[np.float32],
+    guess: NDArray[np.float32],
+    levels: int,
 ) -> tuple[NDArray[np.float32], Mask]:
     found, status, _ = cv2.calcOpticalFlowPyrLK(
         source,
@@ -66,7 +71,7 @@ def _lucas_kanade(
         uv,
         guess.copy(),
         winSize=_WINDOW_PX,
-        maxLevel=_LEVELS,
+        maxLevel=levels,
         criteria=_STOP,
         flags=cv2.OPTFLOW_USE_INITIAL_FLOW,
     )
