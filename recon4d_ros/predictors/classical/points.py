@@ -27,9 +27,9 @@ class Points:
 
     def host_poses(self, rows: Index) -> Array:
         """T_world_cam (N, 4, 4) of the points' hosts."""
-        hosts, which = np.unique(self._table.host[rows], return_inverse=True)
-        poses = [self._poses[int(host)] for host in hosts]
-        return rigid.inverse(np.stack(poses))[which] if poses else np.zeros((0, 4, 4))
+        frames = sorted(self._poses)
+        which = np.searchsorted(frames, self._table.host[rows])
+        return rigid.inverse(np.stack([self._poses[frame] for frame in frames]))[which]
 
     def rays(self, rows: Index) -> Array:
         """Normalised image coordinates (N, 2) in the hosts, at the time of their middle rows."""

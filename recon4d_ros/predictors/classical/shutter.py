@@ -120,8 +120,9 @@ class Shutter:
         Returns:
             (P, F, 2).
         """
-        known, rows = np.unique(np.asarray(frames), return_inverse=True)
-        xi = np.array([self.velocity(int(frame)) for frame in known]).reshape(-1, 6)[rows]
+        known = np.array(sorted(self._stamps_s))
+        xi = np.array([self.velocity(frame) for frame in known.tolist()])
+        xi = xi[np.searchsorted(known, frames)]
         height = self.camera.height
         share = (uv[..., 1] - 0.5 * (height - 1)) / height
         moving = image_motion(self.camera.normalised(uv), rho[:, None], xi)
