@@ -2,10 +2,17 @@
 
 import cv2
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from recon4d_ros.predictors.classical.tracks import TrackTable, follow, query_points, sought
+from recon4d_ros.predictors.classical.tracks import (
+    TrackTable,
+    follow,
+    places,
+    query_points,
+    sought,
+)
 
 SIZE = (120, 163)
 CELL = 20
@@ -61,6 +68,14 @@ def test_the_seed_alone_decides_the_random_points():
     grey, none = texture(), np.zeros((0, 2))
     assert np.array_equal(query_points(grey, none, CELL, 5), query_points(grey, none, CELL, 5))
     assert not np.array_equal(query_points(grey, none, CELL, 5), query_points(grey, none, CELL, 6))
+
+
+def test_numbers_are_found_in_an_ascending_list_and_a_missing_one_is_told():
+    assert places([2, 5, 9], np.array([[9, 2], [5, 5]])).tolist() == [[2, 0], [1, 1]]
+    assert places([2, 5], np.zeros(0, np.int64)).shape == (0,)
+    for missing in (1, 3, 10):
+        with pytest.raises(KeyError, match=str(missing)):
+            places([2, 5, 9], [2, missing])
 
 
 # ------------------------------------------------------------------ following

@@ -11,7 +11,7 @@ from recon4d_ros.predictors.classical.neighbours import NEIGHBOURS, typical
 from recon4d_ros.predictors.classical.pose import Sightings
 from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.shutter import Shutter
-from recon4d_ros.predictors.classical.tracks import Index, Mask, TrackTable
+from recon4d_ros.predictors.classical.tracks import Index, Mask, TrackTable, places
 
 SURE = 0.2  # relative standard deviation of a depth that counts as known
 
@@ -28,7 +28,7 @@ class Points:
     def host_poses(self, rows: Index) -> Array:
         """T_world_cam (N, 4, 4) of the points' hosts."""
         frames = sorted(self._poses)
-        which = np.searchsorted(frames, self._table.host[rows])
+        which = places(frames, self._table.host[rows])
         return rigid.inverse(np.stack([self._poses[frame] for frame in frames]))[which]
 
     def rays(self, rows: Index) -> Array:

@@ -18,7 +18,7 @@ import numpy as np
 from recon4d_ros.predictors.classical import rigid
 from recon4d_ros.predictors.classical.pinhole import Pinhole
 from recon4d_ros.predictors.classical.rigid import Array
-from recon4d_ros.predictors.classical.tracks import Index
+from recon4d_ros.predictors.classical.tracks import Index, places
 
 _LEAST_SIGMA_S = 0.005  # what the past may claim to know: windows share most of their frames
 _LEAST_BEND_PX = 0.1  # what a better known velocity must move at the image's upper and lower edge
@@ -120,9 +120,8 @@ class Shutter:
         Returns:
             (P, F, 2).
         """
-        known = np.array(sorted(self._stamps_s))
-        xi = np.array([self.velocity(frame) for frame in known.tolist()])
-        xi = xi[np.searchsorted(known, frames)]
+        known = sorted(self._stamps_s)
+        xi = np.array([self.velocity(frame) for frame in known])[places(known, frames)]
         height = self.camera.height
         share = (uv[..., 1] - 0.5 * (height - 1)) / height
         moving = image_motion(self.camera.normalised(uv), rho[:, None], xi)

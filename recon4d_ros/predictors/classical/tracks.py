@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -138,6 +140,19 @@ def _apart(points: Array, others: Array, distance: float) -> Mask:
         return np.ones(len(points), bool)
     squared = ((points[:, None] - others[None]) ** 2).sum(-1)
     return np.asarray(squared.min(axis=1) > distance**2)
+
+
+def places(known: Sequence[int], wanted: Sequence[int] | Index) -> Index:
+    """Where numbers stand in an ascending list; far faster than to sort a thousand of them.
+
+    Raises:
+        KeyError: one is not in it.
+    """
+    at = np.searchsorted(known, wanted)
+    found = np.asarray(known)[np.minimum(at, len(known) - 1)] == wanted
+    if not found.all():
+        raise KeyError(f"of {np.asarray(wanted).tolist()}, {known} lacks some")
+    return at
 
 
 class TrackTable:
