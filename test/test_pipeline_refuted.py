@@ -68,7 +68,7 @@ def test_without_a_tracker_that_knows_the_pose_follows_the_thing():
 
 
 def test_poses_that_rest_on_the_thing_are_taken_back_and_right_ones_follow():
-    """Measured over 0.4 m: 0.002 m."""
+    """Measured: 0.0031 m."""
     done, _ = walked(EARLY)
     kinds = [event.kind for event in done.events]
     assert kinds == [
@@ -112,7 +112,7 @@ def test_the_map_holds_nothing_of_the_refuted_submap(since):
 
 
 def test_a_map_that_is_refuted_late_is_taken_back_too():
-    """Measured: 0.002 m."""
+    """Measured: 0.0007 m."""
     done, _ = walked(LATE)
     (refuted,) = (event for event in done.events if event.kind is EventKind.REFUTED)
     assert refuted.stamp_ns == frames(SCENE, LENGTH, step=STEP)[LATE].stamp_ns
