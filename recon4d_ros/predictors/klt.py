@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.spatial import cKDTree
 
 from recon4d_ros.datatypes import Frame, Tracks, Window
 from recon4d_ros.errors import PredictorError
 from recon4d_ros.predictors.classical.images import grey_image
+from recon4d_ros.predictors.classical.neighbours import NEIGHBOURS, typical
 from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.tracks import Grey, Index, Mask, query_points, sought
 from recon4d_ros.predictors.mobility import mobility
@@ -20,7 +20,6 @@ from recon4d_ros.predictors.mobility import mobility
 _MISMATCH_PX = 1.0  # forward-backward error at which a point is seen with probability 1/2
 _MAX_MISSING = 12  # frames without a sight after which a track ends
 _TRY_AGAIN = (3,)  # frames after the last sight at which a hidden point is sought anew
-_NEIGHBOURS = 5  # seen points that carry a hidden one along
 
 # New points (M, 2) px of an image, from the live ones (N, 2), the edge of the cells and the number
 # of the frame.
@@ -144,11 +143,10 @@ class KltTracker:
         """Hidden points go where the seen ones around them went."""
         seen = np.flatnonzero(mismatch < _MISMATCH_PX)
         hidden = np.flatnonzero((self._ids >= 0) & (mismatch >= _MISMATCH_PX))
-        if len(seen) < _NEIGHBOURS or len(hidden) == 0:
+        if len(seen) < NEIGHBOURS or len(hidden) == 0:
             return
-        _, nearest = cKDTree(self._at[seen]).query(self._at[hidden], k=_NEIGHBOURS)
-        shift = (uv - self._at)[seen][nearest]
-        self._at[hidden] += np.median(shift, axis=1)
+        shift = (uv - self._at)[seen]
+        self._at[hidden] += typical(self._at[hidden], self._at[seen], shift)
 
     def _find_again(self, grey: Grey, uv: Array, mismatch: Array) -> None:
         """Hidden points, from the frame that saw them last."""

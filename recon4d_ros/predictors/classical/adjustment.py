@@ -13,7 +13,7 @@ from recon4d_ros.predictors.classical.points import SURE
 from recon4d_ros.predictors.classical.problem import Problem, Readout, Solution
 from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.shutter import Shutter
-from recon4d_ros.predictors.classical.tracks import Index, TrackTable
+from recon4d_ros.predictors.classical.tracks import Index, TrackTable, places
 
 _WEAK_PRIOR = 0.01  # what is left of the prior once a depth is known
 
@@ -68,7 +68,7 @@ def window_problem(
     problem = Problem(
         T_cam_world=np.stack([poses[frame] for frame in frames]),
         free=free,
-        host=np.searchsorted(frames, host),
+        host=places(frames, host),
         ray=camera.normalised(host_uv),
         rho=rho,
         uv=camera.normalised(uv),

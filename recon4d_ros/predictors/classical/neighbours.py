@@ -18,10 +18,10 @@ def typical(uv: Array, at: Array, values: NDArray[np.generic]) -> Array:
     Args:
         uv: (N, 2) px.
         at: (M, 2) px of the points that lend, M >= `NEIGHBOURS`.
-        values: (M,) theirs.
+        values: (M, ...) theirs.
 
     Returns:
-        (N,).
+        (N, ...).
     """
     _, nearest = cKDTree(at).query(uv, k=NEIGHBOURS)
     return np.asarray(np.median(values[nearest], axis=1))

@@ -149,9 +149,9 @@ def places(known: Sequence[int], wanted: Sequence[int] | Index) -> Index:
         KeyError: one is not in it.
     """
     at = np.searchsorted(known, wanted)
-    found = np.asarray(known)[np.minimum(at, len(known) - 1)] == wanted
-    if not found.all():
-        raise KeyError(f"of {np.asarray(wanted).tolist()}, {known} lacks some")
+    missing = np.asarray(known)[np.minimum(at, len(known) - 1)] != wanted
+    if missing.any():
+        raise KeyError(f"{np.asarray(wanted)[missing].tolist()} are not among {known}")
     return at
 
 
