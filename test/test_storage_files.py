@@ -117,8 +117,9 @@ def test_bad_trajectories_are_refused(tmp_path: Path, case: str) -> None:
 def test_missing_and_unwritable_trajectories(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="cannot read"):
         read_trajectory(tmp_path / "none.tum")
-    with pytest.raises(SourceError, match="depths are infinite"):
-        read_depth(tmp_path / "m.png", 1e-40)
+    for scale in (1e-40, 1e300):
+        with pytest.raises(SourceError, match="depths are infinite or zero"):
+            read_depth(tmp_path / "m.png", scale)
     with pytest.raises(OutputError, match="cannot write"):
         write_trajectory(tmp_path / "no" / "t.tum", random_trajectory(1))
     unposed = random_trajectory(2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from recordings import CAMERA, HEIGHT, PERIOD_NS, START_NS, WIDTH, picture, samples, write_folder
 
@@ -138,6 +139,10 @@ NUMBERS = st.one_of(
         max_size=2,
     )
 )
+@example(changes={"width": math.inf})
+@example(changes={"fx": 10**400})
+@example(changes={"depth_scale": 10**400})
+@example(changes={"depth_scale": 1e300})
 def test_any_camera_file_is_read_or_refused(
     tmp_path_factory: pytest.TempPathFactory, changes: dict[str, object]
 ) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import bisect
 import json
-import math
+import sys
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -127,7 +127,7 @@ def _camera(description: dict[str, Any], path: Path) -> CameraModel | None:
         coefficients = tuple(float(value) for value in description.get("distortion") or ())
         pinhole = Intrinsics(fx, fy, cx, cy, width, height)
         return CameraModel(pinhole, _model(description, coefficients), coefficients)
-    except (KeyError, TypeError, ValueError) as error:
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise SourceError(
             f"{path}: {type(error).__name__} {error}; expected numbers for fx, fy, cx, cy, width, "
             "height (fx null when unknown) and a list or null for distortion"
@@ -150,7 +150,7 @@ def _depth_scale(description: dict[str, Any], folder: Path) -> float | None:
     if scale is None:
         return None
     is_number = isinstance(scale, (int, float)) and not isinstance(scale, bool)
-    if not is_number or not 0.0 < scale < math.inf:
+    if not is_number or not 0.0 < scale <= sys.float_info.max:
         raise SourceError(
             f"{folder / 'intrinsics.json'}: depth_scale={scale!r}; expected stored units per "
             "metre, a number above 0, or null"

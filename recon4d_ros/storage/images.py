@@ -127,12 +127,13 @@ def read_depth(path: Path, scale: float) -> Tensor:
 
     Raises:
         SourceError: the file is missing, damaged or not 16 bit, or the scale makes depths
-            infinite.
+            infinite or zero.
     """
-    if not np.iinfo(np.uint16).max < scale * float(np.finfo(np.float32).max):
+    largest = float(np.finfo(np.float32).max)
+    if not np.iinfo(np.uint16).max / largest < scale <= largest:
         raise SourceError(
-            f"{path}: with {scale} stored units per unit of depth, depths are infinite; expected "
-            "some thousands, see depth_scale in intrinsics.json"
+            f"{path}: with {scale} stored units per unit of depth, depths are infinite or zero; "
+            "expected some thousands, see depth_scale in intrinsics.json"
         )
     stored = _read(path, cv2.IMREAD_UNCHANGED)
     if stored.dtype != np.uint16 or stored.ndim != 2:
