@@ -10,12 +10,12 @@ import numpy as np
 from recon4d_ros.config import OdometryConfig
 from recon4d_ros.predictors.classical import rigid
 from recon4d_ros.predictors.classical.points import SURE
-from recon4d_ros.predictors.classical.problem import Problem, Readout, Solution
+from recon4d_ros.predictors.classical.problem import PRIOR_WEIGHT, Problem, Readout, Solution
 from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.shutter import Shutter
 from recon4d_ros.predictors.classical.tracks import Index, TrackTable, places
 
-_WEAK_PRIOR = 0.01  # what is left of the prior once a depth is known
+_WEAK_PRIOR = 0.01  # its weight once a depth is known
 
 
 @dataclass(frozen=True, eq=False)
@@ -73,7 +73,7 @@ def window_problem(
         rho=rho,
         uv=camera.normalised(uv),
         rho_prior=prior,
-        rho_prior_weight=np.where(sure, _WEAK_PRIOR, 1.0) / prior**2,
+        rho_prior_weight=np.where(sure, _WEAK_PRIOR, PRIOR_WEIGHT) / prior**2,
         focal_px=camera.focal,
         sigma_px=config.noise_px,
         readout=Readout(

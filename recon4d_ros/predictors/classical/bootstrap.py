@@ -17,7 +17,7 @@ import numpy as np
 from recon4d_ros.predictors.classical import bundle, rigid
 from recon4d_ros.predictors.classical.pinhole import Pinhole
 from recon4d_ros.predictors.classical.pose import Sightings, fit_rotation, refine_pose
-from recon4d_ros.predictors.classical.problem import Problem, Readout
+from recon4d_ros.predictors.classical.problem import PRIOR_WEIGHT, Problem, Readout
 from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.shutter import ReadoutTime, Shutter
 from recon4d_ros.predictors.classical.tracks import Mask
@@ -176,6 +176,7 @@ def _depths(views: Views, R: Array, t: Array) -> tuple[Array, Mask]:
 def _adjusted(views: Views, T_last: Array, rho: Array) -> Structure:
     num_frames = views.uv.shape[1]
     T = np.stack([_between(views, T_last, rho, frame) for frame in range(num_frames)])
+    prior = float(np.median(rho))
     problem = Problem(
         T_cam_world=T,
         free=np.arange(num_frames) > 0,
@@ -183,8 +184,8 @@ def _adjusted(views: Views, T_last: Array, rho: Array) -> Structure:
         ray=views.uv[:, 0],
         rho=rho,
         uv=views.uv,
-        rho_prior=np.full(len(rho), float(np.median(rho))),
-        rho_prior_weight=np.full(len(rho), 1.0 / float(np.median(rho)) ** 2),
+        rho_prior=np.full(len(rho), prior),
+        rho_prior_weight=np.full(len(rho), PRIOR_WEIGHT / prior**2),
         focal_px=views.focal_px,
         sigma_px=views.sigma_px,
         readout=views.readout,

@@ -9,6 +9,11 @@ from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.shutter import ReadoutTime
 from recon4d_ros.predictors.classical.tracks import Index, Mask
 
+# Weight of the prior on an inverse depth that is not known yet, over the prior's square. It bears
+# points without parallax. A wider guess than depths really scatter: over a short baseline images
+# tell near from far by little, and hundreds of priors would pull both to the middle.
+PRIOR_WEIGHT = 0.1
+
 
 @dataclass(frozen=True, eq=False)
 class Readout:
