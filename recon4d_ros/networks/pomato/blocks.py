@@ -33,8 +33,8 @@ class SelfAttention(nn.Module):
     def forward(self, x: Tensor, rope: RopeTable) -> Tensor:
         """Attend; queries and keys are turned by their positions, values are not."""
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = qkv.unbind(0)
-        out = functional.scaled_dot_product_attention(rotate(q, rope), rotate(k, rope), v)
+        q, k = rotate(qkv[:2], rope).unbind(0)
+        out = functional.scaled_dot_product_attention(q, k, qkv[2])
         return _joined(self.proj, out)
 
 

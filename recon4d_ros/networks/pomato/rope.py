@@ -56,7 +56,7 @@ def _count(length: int) -> Tensor:
 
 
 def rotate(heads: Tensor, table: RopeTable) -> Tensor:
-    """Turn queries or keys (B, heads, N, d) by their tokens' positions; the type is kept."""
+    """Turn queries or keys (..., heads, N, d) by their tokens' positions; the type is kept."""
     u, v = torch.unflatten(heads, -1, (2, 2, -1)).unbind(-2)
     turned_u = u * table.cos - v * table.sin
     turned_v = v * table.cos + u * table.sin
