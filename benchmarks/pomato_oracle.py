@@ -62,7 +62,7 @@ def _run(
     reconstructor = Reconstructor(config, kind(config, Engine(network)))
     steps = [reconstructor.step(frame.frame) for frame in shown]
     final = [result for step in steps for result in step.final]
-    return [*final, *reconstructor.finish()], [step.provisional for step in steps]
+    return [*final, *reconstructor.finish()[0]], [step.provisional for step in steps]
 
 
 def ate(found: list[Reconstruction], shown: list[RenderedFrame]) -> float:

@@ -54,9 +54,9 @@ class FakeReconstructor:
         events = (event,) if frame.index == 0 else ()
         return StepOutput(provisional, ready, events, {"track": 0.01, "window": 0.02})
 
-    def finish(self) -> tuple[Reconstruction, ...]:
+    def finish(self) -> tuple[tuple[Reconstruction, ...], tuple[MapEvent, ...]]:
         waiting, self._waiting = tuple(self._waiting), []
-        return waiting
+        return waiting, ()
 
     def static_map(self) -> PointCloud:
         points = torch.rand(500, 3, generator=torch.Generator().manual_seed(0))

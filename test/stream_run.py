@@ -47,7 +47,9 @@ def run(reconstructor: Reconstructor, stream: Iterable[Frame], finish: bool = Tr
         done.step(reconstructor, frame)
         last = frame.index
     if finish:
-        done.final += [(last + 1, each) for each in reconstructor.finish()]
+        final, events = reconstructor.finish()
+        done.final += [(last + 1, each) for each in final]
+        done.events += events
     return done
 
 

@@ -36,7 +36,7 @@ def behind(num_ahead: int) -> list[Reconstruction]:
         if len(waiting) > num_ahead:
             final += reconstructor.map(waiting.popleft()).final
     final += [each for tracked in waiting for each in reconstructor.map(tracked).final]
-    return final + list(reconstructor.finish())
+    return final + list(reconstructor.finish()[0])
 
 
 @pytest.mark.parametrize("num_ahead", [1, 5])
@@ -94,7 +94,7 @@ def test_two_threads_at_once():
     thread.join(WAIT_S)
     assert not thread.is_alive()
     assert not failed
-    final += reconstructor.finish()
+    final += reconstructor.finish()[0]
     assert [r.frame.index for r in final] == list(range(LENGTH))
     assert ate(final, TRUTH) < 0.03
 
@@ -110,7 +110,7 @@ def test_a_frame_whose_mapping_fails_keeps_its_pose_and_harms_no_later_one(monke
                 reconstructor.map(tracked)
             continue
         final += reconstructor.map(tracked).final
-    final += reconstructor.finish()
+    final += reconstructor.finish()[0]
     assert [r.frame.index for r in final] == list(range(LENGTH))
     assert not final[9].is_dense
     assert final[9].T_map_cam is not None

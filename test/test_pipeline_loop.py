@@ -79,7 +79,7 @@ class Listener:
             for correction in corrections(out):
                 self.heed(correction)
             self.outputs.append(out)
-        self.poses |= {each.frame.index: each.T_map_cam for each in self.reconstructor.finish()}
+        self.poses |= {each.frame.index: each.T_map_cam for each in self.reconstructor.finish()[0]}
         return self
 
     def heed(self, correction: MapCorrection) -> None:
@@ -181,7 +181,7 @@ def test_the_end_of_a_stream_moves_nothing_any_more(monkeypatch: pytest.MonkeyPa
         "recon4d_ros.alignment.selection.worth_keeping",
         lambda window, *_: torch.arange(len(window.frames)) == len(window.frames) - 1,
     )
-    assert reconstructor.finish() != ()
+    assert reconstructor.finish()[0] != ()
     assert reconstructor.num_keyframes > 1 and asked == []
     kinds = {event.kind for out in listened(True).outputs for event in out.events}
     assert kinds == {EventKind.INITIALISED, EventKind.MAP_CORRECTION}

@@ -89,7 +89,7 @@ def test_frames_in_a_hurry_have_a_pose_and_nothing_else():
         out = reconstructor.step(frame, dense=frame.index % 3 == 0)
         arrived.append(out.provisional)
         final += out.final
-    final += reconstructor.finish()
+    final += reconstructor.finish()[0]
     assert [r.frame.index for r in final] == list(range(LENGTH))
     for result in (*arrived, *final):
         assert result.is_dense == (result.frame.index % 3 == 0)
@@ -104,11 +104,11 @@ def test_frames_in_a_hurry_have_a_pose_and_nothing_else():
 
 def test_finish_gives_the_rest_once():
     reconstructor = build_reconstructor(SMALL)
-    assert reconstructor.finish() == ()
+    assert reconstructor.finish() == ((), ())
     done = run(reconstructor, stream(6), finish=False)
-    rest = [r.frame.index for r in reconstructor.finish()]
+    rest = [r.frame.index for r in reconstructor.finish()[0]]
     assert [r.frame.index for r in done.finals()] + rest == list(range(6))
-    assert reconstructor.finish() == ()
+    assert reconstructor.finish() == ((), ())
 
 
 def test_windows_overlap_and_start_short():
@@ -149,7 +149,7 @@ def test_two_reconstructions_in_one_process_do_not_meet():
     for frame, disturbance in zip(stream(), mirrored, strict=True):
         other.step(disturbance)
         done.step(one, frame)
-    done.final += [(LENGTH, each) for each in one.finish()]
+    done.final += [(LENGTH, each) for each in one.finish()[0]]
     check_same(reference(), done)
 
 
@@ -171,7 +171,7 @@ def test_a_frame_of_another_size_changes_nothing():
             with pytest.raises(Recon4DError, match="160"):
                 reconstructor.step(replace(frame, rgb=frame.rgb[::2, ::2], intrinsics=None))
         done.step(reconstructor, frame)
-    done.final += [(LENGTH, each) for each in reconstructor.finish()]
+    done.final += [(LENGTH, each) for each in reconstructor.finish()[0]]
     check_same(reference(), done)
 
 
@@ -205,7 +205,7 @@ def test_a_stage_that_fails_leaves_the_map_untouched(monkeypatch, part, method, 
         assert torch.equal(getattr(before, name), getattr(after, name))
     for frame in stream()[20:]:
         done.step(reconstructor, frame)
-    done.final += [(LENGTH, each) for each in reconstructor.finish()]
+    done.final += [(LENGTH, each) for each in reconstructor.finish()[0]]
     assert [r.frame.index for r in done.finals()] == list(range(LENGTH))
     assert done.provisional[-1].state is TrackingState.TRACKING
 

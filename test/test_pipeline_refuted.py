@@ -17,7 +17,7 @@ from recon4d_ros.predictors.classical.predictor import ClassicalPredictor
 from recon4d_ros.predictors.klt import KltTracker
 
 SCENE, STEP, LENGTH = "large_mover", 2, 30
-EARLY, LATE = 0, 19  # windows by which the tracker knows what moves
+EARLY, LATE, LAST = 0, 19, LENGTH - 1  # windows by which the tracker knows what moves
 
 
 def truth() -> list[torch.Tensor]:
@@ -82,7 +82,6 @@ def test_poses_that_rest_on_the_thing_are_taken_back_and_right_ones_follow():
     assert in_submap(done, 0) == []
     tracked = [r for r in in_submap(done, 1) if r.state is TrackingState.TRACKING]
     assert len(tracked) > LENGTH // 2
-    print(ate(tracked, truth()))
     assert ate(tracked, truth()) < 0.006
 
 
@@ -119,6 +118,14 @@ def test_a_map_that_is_refuted_late_is_taken_back_too():
     assert any(not r.depth.isnan().all() for r in in_submap(done, 0))
     tracked = [r for r in in_submap(done, 1) if r.state is TrackingState.TRACKING]
     assert len(tracked) >= 4 and ate(tracked, truth()) < 0.006
+
+
+def test_the_last_window_of_a_recording_takes_back_what_it_refutes():
+    done, core = walked(LAST)
+    assert done.events[-1].kind is EventKind.REFUTED
+    rest = [result for step, result in done.final if step == LENGTH]
+    assert len(rest) == 5 and all(each.T_map_cam is None for each in rest)
+    assert len(core.static_map().points) == 0
 
 
 def test_frames_tracked_meanwhile_are_not_posed_by_the_refuted_odometry():

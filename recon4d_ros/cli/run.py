@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -16,6 +16,7 @@ from recon4d_ros.cli.config import add_config_arguments
 from recon4d_ros.cli.session import Session
 from recon4d_ros.cli.summary import draw_summary
 from recon4d_ros.config import load_config
+from recon4d_ros.datatypes import MapEvent
 from recon4d_ros.errors import Recon4DError
 from recon4d_ros.pipeline.factory import build_offline_reconstructor, build_reconstructor
 from recon4d_ros.storage.results import ResultFolder, check_folder
@@ -107,7 +108,10 @@ def run(args: argparse.Namespace) -> int:
     session = Session(source, reconstructor, results, skip_bad_frames=args.skip_bad_frames)
     total = min(filter(None, (source.num_frames, args.max_frames)), default=None)
     with _stop_on_interrupt() as stop:
-        works = (lambda: _advance(session, args.max_frames, total, stop), session.finish)
+        works = (
+            lambda: _advance(session, args.max_frames, total, stop),
+            lambda: _tell(session.finish()),
+        )
         errors = [error for work in works if (error := _failure(work)) is not None]
         error = errors[0] if errors else None
         stopped_by = str(error) if error else "interrupt" if stop else None
@@ -133,11 +137,15 @@ def _failure(work: Callable[[], None]) -> Recon4DError | None:
 def _advance(session: Session, max_frames: int | None, total: int | None, stop: list[int]) -> None:
     with tqdm(total=total, desc="recon4d", unit="frame", disable=None) as progress:
         for events in session.advance(max_frames):
-            for event in events:
-                tqdm.write(f"{event.kind.value}: {event.message}")
+            _tell(events)
             progress.update()
             if stop:
                 return
+
+
+def _tell(events: Iterable[MapEvent]) -> None:
+    for event in events:
+        tqdm.write(f"{event.kind.value}: {event.message}")
 
 
 @contextmanager

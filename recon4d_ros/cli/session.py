@@ -41,8 +41,8 @@ class Reconstructor(Protocol):
         """Advance by one frame."""
         ...
 
-    def finish(self) -> tuple[Reconstruction, ...]:
-        """Frames that had not become final at the end of the stream."""
+    def finish(self) -> tuple[tuple[Reconstruction, ...], tuple[MapEvent, ...]]:
+        """Frames that had not become final at the end of the stream, and discontinuities."""
         ...
 
     def static_map(self) -> PointCloud:
@@ -119,13 +119,16 @@ class Session:
             self.events.extend(output.events)
             yield output.events
 
-    def finish(self) -> None:
-        """Take over the frames that were not final yet.
+    def finish(self) -> tuple[MapEvent, ...]:
+        """Take over the frames that were not final yet; the events that come with them.
 
         Raises:
             OutputError: a result cannot be written.
         """
-        self._keep(self._reconstructor.finish())
+        final, events = self._reconstructor.finish()
+        self._keep(final)
+        self.events.extend(events)
+        return events
 
     def close(self, config: Config, stopped_by: str | None) -> dict[str, Any]:
         """Write what is known at the end.

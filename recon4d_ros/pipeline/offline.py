@@ -21,6 +21,7 @@ from recon4d_ros.datatypes import (
     Frame,
     Intrinsics,
     IntrinsicsSource,
+    MapEvent,
     PairPointmaps,
     PointCloud,
     Reconstruction,
@@ -109,17 +110,17 @@ class OfflineReconstructor:
             final = self._completed(until, watch)
         return StepOutput(_pending(frame, self._submap), final, (), watch.seconds)
 
-    def finish(self) -> tuple[Reconstruction, ...]:
-        """At the end of the clip: the frames that are not final yet.
+    def finish(self) -> tuple[tuple[Reconstruction, ...], tuple[MapEvent, ...]]:
+        """At the end of the clip: the frames that are not final yet, and no discontinuity.
 
         Raises:
             AlignmentError: as `step`.
         """
         if not self._frames or self._num_final > self._frames[-1].index:
-            return ()
+            return (), ()
         if not len(self._store):  # a single frame
             self._store.put(self._network.pair(self._frames[-1], self._frames[-1]))
-        return self._completed(self._frames[-1].index + 1, Stopwatch())
+        return self._completed(self._frames[-1].index + 1, Stopwatch()), ()
 
     def static_map(self) -> PointCloud:
         """The static points of the present submap."""

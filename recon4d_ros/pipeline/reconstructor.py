@@ -139,18 +139,18 @@ class Reconstructor:
         self._take_into_map(final, events, settled_before, watch)
         return StepOutput(provisional, final, events, watch.seconds)
 
-    def finish(self) -> tuple[Reconstruction, ...]:
-        """At the end of a finite stream: the frames that never became final."""
+    def finish(self) -> tuple[tuple[Reconstruction, ...], tuple[MapEvent, ...]]:
+        """At the end of a finite stream: the frames still not final, and discontinuities."""
         frames = self._window.frames
         if not frames or self._num_final > frames[-1].index:
-            return ()
+            return (), ()
         window = Window(frames, 0)
-        # Nobody would hear of a correction any more.
         settled_before, watch = frames[-1].index + 1, Stopwatch()
         aligned, final = self._refined_window(window, settled_before, watch)
-        events = self._aligner.commit(aligned, window, close_loops=False)
+        # Nobody would hear of a correction any more.
+        final, events = self._committed(aligned, window, final, close_loops=False)
         self._take_into_map(final, events, settled_before, watch)
-        return final
+        return final, events
 
     def static_map(self) -> PointCloud:
         """The static points of the present submap."""
@@ -269,11 +269,15 @@ class Reconstructor:
             return aligned, self._refined(window, aligned, settled)
 
     def _committed(
-        self, aligned: AlignedWindow, window: Window, final: tuple[Reconstruction, ...]
+        self,
+        aligned: AlignedWindow,
+        window: Window,
+        final: tuple[Reconstruction, ...],
+        close_loops: bool = True,
     ) -> tuple[tuple[Reconstruction, ...], tuple[MapEvent, ...]]:
         """Final frames and discontinuities of a window, unless its poses rest on what moves."""
         if not self._is_refuted(final):
-            return final, self._aligner.commit(aligned, window)
+            return final, self._aligner.commit(aligned, window, close_loops=close_loops)
         self._map.reset()
         event = self._aligner.abandon(window.frames[-1])
         return tuple(frame_results.refuted(result) for result in final), (event,)
