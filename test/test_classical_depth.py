@@ -59,7 +59,7 @@ def test_exact_flow_gives_exact_depth(motion, shape):
     found = estimate(scene)
     depth = found.depth(0.2)
     known = np.isfinite(depth)
-    assert known.mean() > 0.85
+    assert known.mean() > (0.98 if shape == "plane" else 0.8)  # the rims of steps are left out
     relative = np.abs(depth / scene.depth - 1)[known]
     assert np.median(relative) < 1e-5
     assert np.percentile(relative, 99) < 2e-3  # next to the epipole float32 flow says less
@@ -188,3 +188,16 @@ def test_joining_estimates_weighs_them_by_their_information():
     assert (surer.rho.item(), surer.information.item()) == pytest.approx((0.5, 300.0))
     alone = dense.fused(dense.unknown((1, 1)), uniform(2.0, 100.0), CONFIG)
     assert (alone.rho.item(), alone.information.item()) == pytest.approx((2.0, 100.0))
+
+
+def test_a_floor_does_not_scatter_and_an_edge_does():
+    """From the horizon down, whatever the angle; then with a step of a half."""
+    rows = np.arange(60, dtype=np.float32)[:, None]
+    floor = np.broadcast_to(0.02 * (rows + 0.5), (60, 80)).copy()
+    known = np.ones_like(floor)
+    bound = CONFIG.max_spread
+    inside = dense._spread(floor, known)[8:-8, 8:-8]
+    assert inside.max() < 0.1 * bound
+    floor[:, 40:] *= 1.5
+    at_edge = dense._spread(floor, known)[10:-10, 38:42]
+    assert at_edge.min() > bound

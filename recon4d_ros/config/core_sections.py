@@ -165,8 +165,8 @@ class DepthConfig:
         maximum=20.0,
     )
     max_spread: float = setting(
-        0.08,
-        "relative spread of the depths around a pixel beyond which it has none",
+        0.055,
+        "relative spread of the depths about a plane around a pixel, beyond which it has none",
         minimum=0.01,
         maximum=10.0,
     )

@@ -142,7 +142,7 @@ def measured(
 
 
 def _spread(rho: Map, information: Map) -> Map:
-    """Relative standard deviation of the inverse depths around each pixel, weighted.
+    """Relative standard deviation of the inverse depths about a plane around each pixel, weighted.
 
     Flow that went astray (an even surface, the rim of a mover) scatters from pixel to pixel where
     its partners, misled alike, still agree.
@@ -153,7 +153,9 @@ def _spread(rho: Map, information: Map) -> Map:
 
     weight = np.maximum(around(information), _TINY)
     mean = around(information * rho) / weight
-    variance = around(information * rho**2) / weight - mean**2
+    # On a plane inverse depth is linear in the image, so the mean is the pixel's own: a floor that
+    # is seen at a small angle does not scatter.
+    variance = around(information * (rho - mean) ** 2) / weight
     return np.asarray(np.sqrt(np.maximum(variance, 0)) / np.maximum(mean, _TINY), np.float32)
 
 
