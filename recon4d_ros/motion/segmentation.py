@@ -42,6 +42,7 @@ from recon4d_ros.motion.track_votes import (
     with_tracks,
     without_resting,
 )
+from recon4d_ros.motion.uncovered import Image, coarse_image, resting_behind
 
 Bools = NDArray[np.bool_]
 
@@ -86,6 +87,7 @@ class Segmenter:
         self._fuse = {"hysteresis": hysteresis, "union": union}[config.fusion]
         self._arrivals: OrderedDict[int, Votes] = OrderedDict()
         self._pairs: OrderedDict[tuple[int, int], PairEvidence | None] = OrderedDict()
+        self._images: OrderedDict[int, Image] = OrderedDict()
         self._depths = KnownDepths(MAX_FRAMES)
         self._mobility = MobilityFilter()
         self._choice = BackgroundChoice()
@@ -104,6 +106,7 @@ class Segmenter:
         """
         index = prediction.index
         self._forget_from(index)
+        self._look_at((frame,) if frame else (), prediction.intrinsics.size)
         evidence = _Evidence.of(prediction, Views.of_frame(prediction))
         votes = self._arrive(index, evidence, prediction.intrinsics.size)
         self._depths.keep(prediction)
@@ -129,6 +132,7 @@ class Segmenter:
             frames: images, whose edges the masks follow.
         """
         size = prediction.intrinsics.size
+        self._look_at(frames, size)
         evidence = _Evidence.of(prediction, Views.of_window(prediction))
         for index in prediction.indices:
             if index not in self._arrivals:
@@ -151,19 +155,20 @@ class Segmenter:
         """Forget all frames."""
         self._arrivals.clear()
         self._pairs.clear()
+        self._images.clear()
         self._depths.reset()
         self._mobility.reset()
         self._choice = BackgroundChoice()
 
     def _arrive(self, index: int, evidence: _Evidence, size: tuple[int, int]) -> Votes:
         """Votes of the past partners, with what the nearest of them was believed to be."""
-        believed = self._believed(index, evidence.flows)
+        believed, past = self._believed(index, evidence.flows), _past(index, evidence.flows)
         if believed is None:
-            past = _past(index, evidence.flows)
             pairs = self._judged(_nearest_and_farthest(past), evidence)
             votes = self._with_memory(_heard(past, pairs, size), past, max)
         else:
             votes = self._of_background(index, believed, evidence, size)
+        votes = self._with_uncovered(index, votes, past)
         return _keep(self._arrivals, index, votes, MAX_FRAMES)
 
     def _final(
@@ -178,7 +183,7 @@ class Segmenter:
             votes = self._of_background(index, region, evidence, size)
             return _keep(self._arrivals, index, votes, MAX_FRAMES)
         votes = add(self._arrivals[index], _heard(later, pairs, size))
-        return self._with_memory(votes, later, min)
+        return self._with_uncovered(index, self._with_memory(votes, later, min), later)
 
     def _chosen(
         self,
@@ -240,6 +245,15 @@ class Segmenter:
         target = nearest(known)
         return remember(votes, self._arrivals[target].belief, known[target], self._config.memory)
 
+    def _with_uncovered(self, index: int, votes: Votes, side: list[FlowField]) -> Votes:
+        """Votes that also heed what the partners of one side show beside the moving things."""
+        pairs = _nearest_and_farthest(side)
+        partners = [(f, self._images[f.target]) for f in pairs if f.target in self._images]
+        if index not in self._images or not partners or self._config.fusion == "union":
+            return votes
+        scale = max(votes.decided.shape) / REFERENCE_SIDE_PX
+        return resting_behind(votes, self._images[index], partners, scale)
+
     def _judge_later(self, evidence: _Evidence, wanted: Sequence[int]) -> None:
         """Judge the pairs with later partners that no earlier window has judged."""
         flows = evidence.flows
@@ -262,12 +276,19 @@ class Segmenter:
         literal = self._config.fusion == "union"
         return (paper_evidence if literal else matching_evidence)(matching, self._config)
 
+    def _look_at(self, frames: Iterable[Frame], size: tuple[int, int]) -> None:
+        for frame in frames:
+            if frame.index not in self._images:
+                seen = coarse_image(frame.rgb.numpy(), size)
+                _keep(self._images, frame.index, seen, MAX_FRAMES)
+
     def _forget_from(self, index: int) -> None:
         """Drop what is known of a number that comes anew, after its first frame was dropped."""
         for pair in [pair for pair in self._pairs if max(pair) >= index]:
             del self._pairs[pair]
-        for later in [known for known in self._arrivals if known >= index]:
-            del self._arrivals[later]
+        for held in (self._arrivals, self._images):
+            for later in [known for known in held if known >= index]:
+                del held[later]
         self._depths.forget_from(index)
 
     def _mask(
