@@ -51,6 +51,8 @@ Bools = NDArray[np.bool_]
 MAX_FRAMES = 32
 MAX_PAIRS = 64
 NUM_WORKERS = 2
+# Partners farther than this see little of what moves; the farthest of them is not heard alone.
+FAR_FRAMES = 9
 # What the image's edges make of the belief must exceed this: where nothing was decided, and where
 # colours tell nothing, rest is more likely. What is thinner than the radius is no thing.
 LEAST_DRAWN = 0.5
@@ -356,9 +358,15 @@ def _past(index: int, flows: Iterable[FlowField]) -> list[FlowField]:
 
 
 def _nearest_and_farthest(flows: list[FlowField]) -> list[FlowField]:
-    """Fast motion shows in the nearest partner, slow motion in the farthest; more add nothing."""
+    """Fast motion shows in the nearest partner, slow motion in the farthest; more add nothing.
+
+    Unless the farthest lies too far away to see much of the frame, where few frames are dense.
+    """
     ordered = sorted(flows, key=lambda flow: abs(flow.target - flow.source))
-    return ordered if len(ordered) < 3 else [ordered[0], ordered[-1]]
+    if len(ordered) < 3:
+        return ordered
+    reach = abs(ordered[-1].target - ordered[-1].source)
+    return [ordered[0], *ordered[-2 if reach > FAR_FRAMES else -1 :]]
 
 
 def _heard(

@@ -8,11 +8,13 @@ so many frames back that the displacement is large against the noise of the flow
 to be found. Measurements: docs/adr/0003-motion-masks.md.
 
 Frames that are only shown (`skip`) get no flow, but may be partners: where every n-th frame is
-dense, the dense frames before lie too far away to be found at once.
+dense, the dense frames before lie too far away to be found at once, and to be all that motion is
+seen by.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from dataclasses import dataclass, replace
 
@@ -31,6 +33,9 @@ Valid = NDArray[np.bool_]
 
 # Lengths in the configuration are given for images of this long side.
 REFERENCE_SIDE_PX = 512.0
+
+# Partners among skipped frames: one a step away, as every nearest one is, one up to so many steps.
+BRIDGE_STEPS = 3
 
 STRUCTURE_WINDOW_PX = 7
 STRUCTURE_BLUR_PX = 0.8
@@ -78,14 +83,14 @@ class _Past:
 class FlowHistory:
     """Flow of a stream of grey images.
 
-    Keeps `flow.max_step` frames with flow and as many that were skipped since.
+    Keeps `flow.max_step` frames with flow and three times as many that were skipped since.
     """
 
     def __init__(self, config: FlowConfig) -> None:
         """Make the estimator; the stream starts empty."""
         self._config = config
         self._past: deque[_Past] = deque(maxlen=config.max_step)
-        self._skipped: deque[tuple[int, Grey]] = deque(maxlen=config.max_step)
+        self._skipped: deque[tuple[int, Grey]] = deque(maxlen=BRIDGE_STEPS * config.max_step)
         self._search = _dense_inverse_search(config)
 
     def push(self, index: int, grey: Grey) -> tuple[FlowField, ...]:
@@ -129,23 +134,24 @@ class FlowHistory:
         """To the nearest partner, and over it to farther ones."""
         if not self._past:
             return ()
-        last, bridge = self._past[-1], self._bridge(newest.index)
-        if bridge is None:
-            partner = self._partner(newest.index)
-            nearest = self._search_both(newest, partner)
-            return (nearest, *(_chained(nearest, link) for link in partner.links))
-        nearest = self._search_both(newest, bridge)
-        over = _chained(nearest, self._search_both(bridge, last))
-        return (nearest, over, *(_chained(over, link) for link in last.links))
+        bridges = self._bridges(newest.index)
+        stations = [*bridges, self._past[-1] if bridges else self._partner(newest.index)]
+        links = [self._search_both(newest, stations[0])]
+        for near, far in itertools.pairwise(stations):
+            links.append(_chained(links[-1], self._search_both(near, far)))
+        return (*links, *(_chained(links[-1], link) for link in stations[-1].links))
 
-    def _bridge(self, index: int) -> _Past | None:
-        """The skipped frame at a partner's distance; None where the last dense one is near."""
+    def _bridges(self, index: int) -> list[_Past]:
+        """Skipped frames on the way to the last dense one, nearest first; none where that is near.
+
+        One at a partner's distance, and one as far as motion is usually seen by.
+        """
         frames = [self._past[-1].index, *(number for number, _ in self._skipped)]
-        place = self._at_a_step(index, frames)
-        if place == 0:
-            return None
-        number, grey = self._skipped[place - 1]
-        return _Past(number, grey, structure_tensor(grey))
+        near, far = self._at_a_step(index, frames), 0
+        if near > 0 and self._past[-1].links:
+            far = self._at_a_step(index, frames[:near], BRIDGE_STEPS)
+        passed = [self._skipped[place - 1] for place in (near, far) if place > 0]
+        return [_Past(number, grey, structure_tensor(grey)) for number, grey in passed]
 
     def _check(self, index: int, grey: Grey) -> None:
         if grey.ndim != 2 or grey.dtype != np.uint8 or min(grey.shape) < 16:
@@ -171,16 +177,16 @@ class FlowHistory:
         """The past frame that should lie `flow.step_motion_px` away, at the present speed."""
         return self._past[self._at_a_step(index, [past.index for past in self._past])]
 
-    def _at_a_step(self, index: int, frames: list[int]) -> int:
-        """Place of the oldest frame that is no more than a step away; else the newest one's."""
+    def _at_a_step(self, index: int, frames: list[int], steps: int = 1) -> int:
+        """Place of the oldest frame no more than some steps away; else the newest one's."""
         last = self._past[-1]
         if not last.links:
             return len(frames) - 1
         nearest = last.links[0]
         scale = max(last.grey.shape) / REFERENCE_SIDE_PX
         speed = float(np.sqrt(np.mean(_square(nearest.to_past)))) / scale
-        allowed = self._config.step_motion_px * (nearest.index - nearest.partner)
-        near = (place for place, at in enumerate(frames) if (index - at) * speed <= allowed)
+        allowed_px = steps * self._config.step_motion_px * (nearest.index - nearest.partner)
+        near = (place for place, at in enumerate(frames) if (index - at) * speed <= allowed_px)
         return next(near, len(frames) - 1)
 
     def _search_both(self, newer: _Past, older: _Past) -> _Link:
