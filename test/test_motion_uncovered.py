@@ -31,10 +31,18 @@ def moved(image: np.ndarray, step: tuple[int, int]) -> np.ndarray:
     return np.roll(image, step[::-1], axis=(0, 1))
 
 
-def picture(steps: int, thing: np.ndarray) -> np.ndarray:
-    """The scene after so many steps; `thing` is what the surface of the thing looks like."""
+def painted(
+    thing: np.ndarray, step: tuple[int, int], behind_step: tuple[int, int] = (0, 0)
+) -> np.ndarray:
+    """A thing before a background, both after a step, px."""
+    surface, behind = moved(texture(5), step), moved(texture(0), behind_step)
+    return np.where(moved(thing, step)[..., None], surface, behind)
+
+
+def picture(steps: int) -> np.ndarray:
+    """The scene after so many steps."""
     behind, there = (tuple(steps * part for part in step) for step in (BEHIND_STEP, THING_STEP))
-    return np.where(moved(THING, there)[..., None], moved(thing, there), moved(texture(0), behind))
+    return painted(THING, there, behind)
 
 
 def votes() -> Votes:
@@ -49,10 +57,9 @@ def flow_to(steps: int) -> FlowField:
     )
 
 
-def told(*steps: int, thing: np.ndarray | None = None, before: Votes | None = None) -> Votes:
-    thing = texture(5) if thing is None else thing
-    partners = [(flow_to(step), coarse_image(picture(step, thing), SIZE)) for step in steps]
-    here = coarse_image(picture(0, thing), SIZE)
+def told(*steps: int, before: Votes | None = None) -> Votes:
+    partners = [(flow_to(step), coarse_image(picture(step), SIZE)) for step in steps]
+    here = coarse_image(picture(0), SIZE)
     return resting_behind(before or votes(), here, partners, SCALE)
 
 
@@ -107,7 +114,7 @@ def test_only_the_surroundings_of_moving_things_are_asked():
 def test_nothing_is_told_where_the_partner_does_not_look():
     away = flow_to(1)
     away = replace(away, flow=away.flow + 400.0)
-    image = coarse_image(picture(0, texture(5)), SIZE)
+    image = coarse_image(picture(0), SIZE)
     assert not rests(resting_behind(votes(), image, [(away, image)], SCALE)).any()
 
 
@@ -147,5 +154,4 @@ def test_the_segmenter_tells_what_later_frames_uncover():
 def segmented_picture(scene: FlowScene, steps: int) -> np.ndarray:
     """A camera that stands; the thing steps by its own flow."""
     step = scene.flow(10, 10 + steps).flow.numpy()[scene.moving].mean(axis=0) if steps else (0, 0)
-    there = (round(float(step[0])), round(float(step[1])))
-    return np.where(moved(scene.moving, there)[..., None], moved(texture(5), there), texture(0))
+    return painted(scene.moving, (round(float(step[0])), round(float(step[1]))))
