@@ -49,12 +49,12 @@ def draw_effects(settings: ClipSettings, dice: Dice) -> Effects:
 
 def _draw_gain(settings: ClipSettings, dice: Dice) -> Tensor:
     """(B, T, 3): a constant and a slow drift of brightness and of the channels' balance."""
-    t = torch.linspace(0.0, 1.0, settings.num_frames, dtype=torch.float64)[:, None]
     level, drift = dice.uniform(-0.15, 0.15, 1, 1), dice.uniform(-0.2, 0.2, 1, 1)
     balance, change = dice.uniform(-0.08, 0.08, 1, 3), dice.uniform(-0.06, 0.06, 1, 3)
+    steps, device = settings.num_frames, level.device
+    t = torch.linspace(0.0, 1.0, steps, dtype=torch.float64, device=device)[:, None]
     bow = (math.pi * t).sin() * dice.uniform(-0.08, 0.08, 1, 1)
-    t = t.to(level.device)
-    total = level + drift * t + bow.to(level.device) + balance + change * t
+    total = level + drift * t + bow + balance + change * t
     gain: Tensor = (total * dice.chance(settings.effects.exposure, 1, 1)).exp()
     return gain
 
