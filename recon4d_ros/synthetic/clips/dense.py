@@ -12,6 +12,9 @@ from recon4d_ros.synthetic.clips.casting import Hits
 from recon4d_ros.synthetic.clips.motion import Views, deform
 from recon4d_ros.synthetic.clips.world import World
 
+# At a time on a GPU: each has a few matrices, about a kilobyte.
+_PIXELS_ON_GPU = 1 << 20
+
 
 @dataclass(frozen=True, eq=False)
 class DenseMotion:
@@ -28,38 +31,34 @@ class DenseMotion:
 
 def dense_motion(world: World, view: Views, hits: Hits) -> DenseMotion:
     """Motion of all pixels but those of the last frame."""
-    B, T = view.T_world_cam.shape[:2]
-    pictures = [
-        _picture(world, view, hits, clip, frame) for clip in range(B) for frame in range(T - 1)
-    ]
-    return DenseMotion(
-        _batched([flow for flow, _ in pictures], B),
-        _batched([scene_flow for _, scene_flow in pictures], B),
+    B, T = view.phase.shape[:2]
+    here = torch.arange(B * T, device=view.phase.device).view(B, T)[:, :-1].flatten()
+    # One picture at a time on a CPU, so that what lies between stays in its cache.
+    pixels = hits.depth.shape[1] * hits.depth.shape[2]
+    step = 1 if here.device.type == "cpu" else max(1, _PIXELS_ON_GPU // pixels)
+    parts = [_pictures(world, view, hits, rows) for rows in torch.split(here, step)]
+    flow, scene_flow = (
+        torch.unflatten(torch.cat(part), 0, (B, T - 1)) for part in zip(*parts, strict=True)
     )
+    return DenseMotion(flow, scene_flow)
 
 
-def _batched(pictures: list[Tensor], clips: int) -> Tensor:
-    stacked = torch.stack(pictures)
-    return stacked.view(clips, -1, *stacked.shape[1:])
-
-
-def _picture(
-    world: World, view: Views, hits: Hits, clip: int, frame: int
-) -> tuple[Tensor, Tensor]:
-    """Flow (H, W, 2) and scene flow (H, W, 3) of one picture, float64 within."""
-    picture = clip * view.phase.shape[1] + frame
-    solid = hits.solid[picture].long()
-    K, half = world.K[clip], world.solids.half_size[clip][solid]
-    points = pointmap.from_depth(hits.depth[picture].double(), K)
-    T_now, T_next = view.T_world_solid[clip, frame], view.T_world_solid[clip, frame + 1]
-    T_world_cam = view.T_world_cam[clip, frame : frame + 2]
-    T_solid_cam = se3.inverse(T_now) @ T_world_cam[0]
-    unit = se3.transform(T_solid_cam[solid], points) / half
-    kind, wave = world.solids.kind[clip][solid], world.solids.wave[clip][solid]
-    later = deform(kind, wave, view.phase[clip, frame + 1][solid], unit) * half
-    moved_world = se3.transform(T_next[solid], later)
-    to_cam = se3.inverse(T_world_cam)
-    uv = camera.project(se3.transform(to_cam[1], moved_world), K)
-    grid = camera.pixel_grid((solid.shape[0], solid.shape[1]), uv.dtype, uv.device)
-    scene_flow = se3.transform(to_cam[0], moved_world) - points
+def _pictures(world: World, view: Views, hits: Hits, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Flow (F, H, W, 2) and scene flow (F, H, W, 3) of pictures (F,), float64 within."""
+    clip = rows // view.phase.shape[1]
+    solid = hits.solid[rows].long()
+    # Each pixel's solid, among those of all pictures.
+    place = torch.arange(len(rows), device=rows.device)[:, None, None], solid
+    T_world_solid, T_world_cam = view.T_world_solid.flatten(0, 1), view.T_world_cam.flatten(0, 1)
+    K, half = world.K[clip, None, None], world.solids.half_size[clip][place]
+    points = pointmap.from_depth(hits.depth[rows].double(), K)
+    T_solid_cam = se3.inverse(T_world_solid[rows]) @ T_world_cam[rows, None]
+    unit = se3.transform(T_solid_cam[place], points) / half
+    kind, wave = world.solids.kind[clip][place], world.solids.wave[clip][place]
+    later = deform(kind, wave, view.phase.flatten(0, 1)[rows + 1][place], unit) * half
+    moved_world = se3.transform(T_world_solid[rows + 1][place], later)
+    to_now, to_next = (se3.inverse(T_world_cam[at])[:, None, None] for at in (rows, rows + 1))
+    uv = camera.project(se3.transform(to_next, moved_world), K)
+    grid = camera.pixel_grid((solid.shape[1], solid.shape[2]), uv.dtype, uv.device)
+    scene_flow = se3.transform(to_now, moved_world) - points
     return (uv - grid).float(), scene_flow.float()
