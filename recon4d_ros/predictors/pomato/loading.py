@@ -118,7 +118,9 @@ def _footprint(config: Config, net: PomatoNet, dtype: torch.dtype) -> Footprint:
 def _bound_cuda(device: torch.device, limit_mib: int) -> None:
     """Let torch itself refuse more than the bound, and compute in float32 where it says so."""
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit_mib * 2**20 / total), device)
+    # Unlike other calls, this one does not take "cuda" for the device in use.
+    number = torch.cuda.current_device() if device.index is None else device.index
+    torch.cuda.set_per_process_memory_fraction(min(1.0, limit_mib * 2**20 / total), number)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
 
