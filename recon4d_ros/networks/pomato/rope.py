@@ -57,6 +57,19 @@ def _count(length: int) -> Tensor:
 
 def rotate(heads: Tensor, table: RopeTable) -> Tensor:
     """Turn queries or keys (..., heads, N, d) by their tokens' positions; the type is kept."""
+    if torch.is_grad_enabled() or torch.compiler.is_exporting():
+        return _rotate_in_parts(heads, table)
+    # Three passes over memory; half precision is left in the registers, not in memory.
+    turned = torch.empty_like(heads)
+    planes, out = (torch.unflatten(held, -1, (2, 2, -1)) for held in (heads, turned))
+    torch.mul(planes, table.cos[:, :, None], out=out)
+    out.select(-2, 0).addcmul_(planes.select(-2, 1), table.sin, value=-1)
+    out.select(-2, 1).addcmul_(planes.select(-2, 0), table.sin)
+    return turned
+
+
+def _rotate_in_parts(heads: Tensor, table: RopeTable) -> Tensor:
+    """The same without writing in place, for gradients and for graphs."""
     u, v = torch.unflatten(heads, -1, (2, 2, -1)).unbind(-2)
     turned_u = u * table.cos - v * table.sin
     turned_v = v * table.cos + u * table.sin
