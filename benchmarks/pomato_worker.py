@@ -151,8 +151,8 @@ def exact_window(
     """Tokens of the pairs (keyframe, t); head 1 of the keyframe, heads 2 and 3 of every frame."""
     length = len(features.tokens)
     parts = (
-        net.decode(features[[key] * len(rows)], features[rows])
-        for rows in torch.arange(length).split(batch)
+        net.decode(features[[key] * len(new.tokens)], new)
+        for new in (features[start : start + batch] for start in range(0, length, batch))
     )
     tokens1, tokens2 = (HookTokens.cat(held) for held in zip(*parts, strict=True))
     first = net.head(1, tokens1, [key], chunk)

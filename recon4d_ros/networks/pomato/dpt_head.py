@@ -158,7 +158,10 @@ class DptHead(nn.Module):
 
 
 def _of_frames(maps: Tensor, num_frames: int, frames: Sequence[int]) -> Tensor:
-    return torch.unflatten(maps, 0, (-1, num_frames))[:, list(frames)].flatten(0, 1)
+    # A list as an index would go to a GPU as a tensor, for which the host waits.
+    clips = torch.unflatten(maps, 0, (-1, num_frames))
+    rows = [clip[frame, None] for clip in clips for frame in frames]
+    return torch.cat(rows) if rows else maps[:0]
 
 
 class Scratch(nn.Module):

@@ -23,7 +23,7 @@ class Features:
 
     def __getitem__(self, rows: Rows) -> Features:
         """Features of some images; repeated ones share nothing with the original."""
-        return Features(self.tokens[rows], self.grid)
+        return Features(_rows(self.tokens, rows), self.grid)
 
     @staticmethod
     def cat(parts: Sequence[Features]) -> Features:
@@ -45,7 +45,7 @@ class HookTokens:
 
     def __getitem__(self, rows: Rows) -> HookTokens:
         """Tokens of some pairs."""
-        first, second, third, fourth = (level[rows] for level in self.levels)
+        first, second, third, fourth = (_rows(level, rows) for level in self.levels)
         return HookTokens((first, second, third, fourth), self.grid)
 
     def __len__(self) -> int:
@@ -64,6 +64,13 @@ class HookTokens:
             torch.cat([part.levels[level] for part in parts]) for level in range(4)
         )
         return HookTokens((first, second, third, fourth), grid)
+
+
+def _rows(tensor: Tensor, rows: Rows) -> Tensor:
+    # A list as an index would go to a GPU as a tensor, for which the host waits.
+    if isinstance(rows, slice | Tensor):
+        return tensor[rows]
+    return torch.stack([tensor[row] for row in rows]) if rows else tensor[:0]
 
 
 def _common_grid(grids: Sequence[Grid]) -> Grid:
