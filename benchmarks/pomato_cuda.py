@@ -62,7 +62,7 @@ def random_net(sizes: PomatoSizes, device: torch.device, dtype: torch.dtype) -> 
     """Network with weights drawn on the device, since speed does not depend on them."""
     with torch.device("meta"):
         net = PomatoNet(sizes).to(dtype)
-    net = net.to_empty(device=device).to(memory_format=torch.channels_last)
+    net.to_empty(device=device).to(memory_format=torch.channels_last)
     for name, weight in net.named_parameters():
         is_scale = weight.ndim == 1 and name.endswith("weight")
         _ = weight.fill_(1.0) if is_scale else weight.normal_(0.0, 0.02)
@@ -133,7 +133,7 @@ def captured(work: Callable[[], Result], what: str) -> tuple[torch.cuda.CUDAGrap
     Raises:
         CaptureError: the work waits for the device or copies from the host.
     """
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(WARM_UPS):
