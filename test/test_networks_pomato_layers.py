@@ -58,10 +58,12 @@ def split(x):
 
 
 @pytest.mark.parametrize("grid", [(3, 5), (1, 1), (4, 2)])
-def test_rotation_is_a_product_of_complex_numbers(grid):
+@pytest.mark.parametrize("in_place", [False, True])
+def test_rotation_is_a_product_of_complex_numbers(grid, in_place):
     heads = randn(2, HEADS, grid[0] * grid[1], HEAD_WIDTH)
     table = rope_table(grid, HEAD_WIDTH, heads)
-    torch.testing.assert_close(rotate(heads, table), all_turned(heads, grid))
+    with torch.set_grad_enabled(not in_place):
+        torch.testing.assert_close(rotate(heads, table), all_turned(heads, grid))
 
 
 def test_logits_depend_on_relative_positions_only():
