@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections import defaultdict
 from collections.abc import Iterator
@@ -12,6 +13,11 @@ from training_clips import SlidingClips
 
 from recon4d_ros.datatypes.clips import Clips
 from recon4d_ros.errors import SourceError
+from recon4d_ros.synthetic.clips.dice import Dice
+from recon4d_ros.synthetic.clips.sampling import draw_world
+from recon4d_ros.synthetic.clips.settings import CameraShares
+from recon4d_ros.training.config import ClipsConfig
+from recon4d_ros.training.session import clip_settings
 from recon4d_ros.training.sources import Ahead, Inline, Request, batches
 
 CPU = torch.device("cpu")
@@ -67,3 +73,17 @@ def test_an_error_of_the_thread_is_raised_where_the_batch_is_wanted(ahead: Ahead
     ahead.batch(Request(source, 98, 2), lambda: Request(source, 100, 2))
     with pytest.raises(SourceError, match="from 100 on"):
         ahead.batch(Request(source, 100, 2), lambda: Request(source, 102, 2))
+
+
+def test_a_run_says_how_fast_and_how_far_the_camera_goes() -> None:
+    def farthest(fastest: float, travel: float) -> float:
+        """Metres in a clip of six frames of scenes that are at most 8 m deep."""
+        clips = ClipsConfig(num_frames=6, camera_fastest=fastest, camera_travel=travel)
+        settings = dataclasses.replace(clip_settings(clips), camera=CameraShares(0, 0, 0, 1, 0, 0))
+        velocity = draw_world(settings, Dice(3, range(64), CPU)).camera.velocity
+        return float(6 * velocity.norm(dim=-1).max())
+
+    # Sideways speeds are up to 1.3 times the drawn one, for the slant of the way.
+    assert farthest(0.03, 0.35) < 1.3 * 8 * 6 * 0.03
+    assert 1.3 * 8 * 6 * 0.03 < farthest(0.1, 0.6) < 1.3 * 8 * 0.6
+    assert farthest(0.1, 0.2) < 1.3 * 8 * 0.2

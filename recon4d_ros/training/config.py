@@ -95,6 +95,20 @@ class ClipsConfig:
     num_textures: int = setting(
         48, "pictures that all surfaces of a seed are taken from", minimum=1, maximum=1024
     )
+    camera_fastest: float = setting(
+        0.03,
+        "largest speed of the camera per frame",
+        unit="of the scene's depth",
+        minimum=0.005,
+        maximum=0.2,
+    )
+    camera_travel: float = setting(
+        0.35,
+        "most that the camera travels in a clip",
+        unit="of the scene's depth",
+        minimum=0.05,
+        maximum=0.6,
+    )
     early_share: float = setting(
         0.2, "of the run with the shorter clips of early_frames", minimum=0.0, maximum=1.0
     )

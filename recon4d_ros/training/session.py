@@ -161,6 +161,8 @@ def clip_settings(clips: ClipsConfig) -> ClipSettings:
         num_frames=clips.num_frames,
         size=(clips.height, clips.width),
         num_tracks=clips.num_tracks,
+        camera_speed=(ClipSettings.camera_speed[0], clips.camera_fastest),
+        max_travel=clips.camera_travel,
         num_textures=clips.num_textures,
     )
 

@@ -31,8 +31,6 @@ CAMERA_KINDS = (
     CameraMotion.HANDHELD,
 )
 
-# How far the camera may travel in a clip, share of the usual depth: less than to any solid.
-_MAX_TRAVEL = 0.35
 _MAX_TURN_RAD = 0.6
 _NEAREST, _FARTHEST = 0.6, 2.0  # of solids, share of the usual depth
 # Places of solids around the middle of the image, share of its half: some lie outside.
@@ -74,7 +72,7 @@ def _draw_camera(
     shares = [getattr(settings.camera, kind.value) for kind in CAMERA_KINDS]
     kind = dice.choice(shares).masked_fill(is_still, CAMERA_KINDS.index(CameraMotion.STANDING))
     chosen = {each: kind == place for place, each in enumerate(CAMERA_KINDS)}
-    fastest = _MAX_TRAVEL / settings.num_frames
+    fastest = settings.max_travel / settings.num_frames
     step = depth * dice.log_uniform(*settings.camera_speed).clamp(max=fastest)
     sign = 1.0 - 2.0 * dice.chance(0.5)
     ahead = _axis(2, depth) + 0.15 * dice.direction()

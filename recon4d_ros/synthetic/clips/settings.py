@@ -99,6 +99,7 @@ class ClipSettings:
         plain: materials without texture.
         repeated: materials that repeat a small pattern.
         camera_speed: per frame, share of the scene's usual depth.
+        max_travel: of the camera in a clip, share of that depth, less than to any solid (0.6).
         object_speed: per frame, share of the solid's distance.
         max_dynamic_area: share of the image that moving solids should cover at most.
         moving_tracks: share of the tracks on moving solids where there are any.
@@ -123,6 +124,7 @@ class ClipSettings:
     plain: float = 0.1
     repeated: float = 0.15
     camera_speed: Range = (0.004, 0.03)
+    max_travel: float = 0.35
     object_speed: Range = (0.002, 0.05)
     max_dynamic_area: float = 0.7
     moving_tracks: float = 0.5
@@ -139,7 +141,7 @@ class ClipSettings:
         """
         for name in ("still_share", "stop_and_go", "bending", "plain", "repeated"):
             _check_share(name, getattr(self, name))
-        for name in ("max_dynamic_area", "moving_tracks", "late_queries"):
+        for name in ("max_dynamic_area", "moving_tracks", "late_queries", "max_travel"):
             _check_share(name, getattr(self, name))
         for name, value in dataclasses.asdict(self.effects).items():
             _check_share(f"effects.{name}", value)
