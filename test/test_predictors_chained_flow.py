@@ -5,7 +5,14 @@ import numpy as np
 import pytest
 import torch
 
-from recon4d_ros.predictors.chained_flow import FlowStep, flow_steps, follow, guessed_tracks
+from recon4d_ros.predictors.chained_flow import (
+    FlowStep,
+    flow_steps,
+    follow,
+    followed_tracks,
+    guessed_tracks,
+    searched_flow,
+)
 
 SIZE = (64, 96)
 
@@ -73,3 +80,19 @@ def test_time_runs_both_ways(sliding: torch.Tensor) -> None:
     turned = behind[-1].reversed()
     np.testing.assert_array_equal(ahead[0].onwards, turned.onwards)
     np.testing.assert_array_equal(ahead[0].backwards_valid, turned.backwards_valid)
+
+
+def test_batches_are_followed_as_single_points_are(sliding: torch.Tensor) -> None:
+    """Against `follow`, which a stream uses: other arithmetic, half precision of the flow."""
+    draw = torch.Generator().manual_seed(2)
+    both = torch.cat([sliding, sliding.flip(1, 3)])
+    place = torch.rand(2, 60, 2, generator=draw) * torch.tensor([95.0, 63.0])
+    frame = torch.randint(4, (2, 60, 1), generator=draw).float()
+    queries = torch.cat([frame, place], dim=-1)
+    together = followed_tracks(searched_flow(both), queries)
+    for row, clip in enumerate(both):
+        steps = flow_steps([cv2.cvtColor(i.numpy(), cv2.COLOR_RGB2GRAY) for i in clip])
+        uv, seen = follow(steps, queries[row].double().numpy())
+        apart = np.linalg.norm(together.uv[row].numpy() - uv, axis=-1)
+        assert np.median(apart) < 0.02 and np.quantile(apart, 0.95) < 0.2
+        assert ((together.visibility_logit[row].numpy() > 0) == seen).mean() > 0.97

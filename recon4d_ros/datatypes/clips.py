@@ -47,6 +47,9 @@ class Clips:
         flow: (B, T - 1, H, W, 2) float32 px from each frame to the next one, or None.
         scene_flow: (B, T - 1, H, W, 3) float32, displacement of the surface point to the next
             frame's time in the camera of the earlier frame, or None.
+        searched_flow: (B, 2, T - 1, 3, H, W) float16, flow as a search finds it: from each frame
+            to the next one, then from that one back; u, v px, and 1 where the way back agrees or
+            else 0. None where nothing was searched.
     """
 
     rgb: Tensor
@@ -64,6 +67,7 @@ class Clips:
     dynamic_mask: Tensor | None = None
     flow: Tensor | None = None
     scene_flow: Tensor | None = None
+    searched_flow: Tensor | None = None
 
     @classmethod
     def joined(cls, parts: Sequence[Clips]) -> Clips:
@@ -77,6 +81,12 @@ class Clips:
                 lacks = any(member is None for member in members)
                 values[item.name] = None if lacks else torch.cat(members)
         return cls(**values)
+
+    def rows(self, which: Tensor) -> Clips:
+        """Chosen ones, (n,) int64."""
+        tensors = {name: v[which] for name, v in vars(self).items() if isinstance(v, Tensor)}
+        motion = tuple(self.camera_motion[row] for row in which.tolist())
+        return dataclasses.replace(self, camera_motion=motion, **tensors)
 
     def to(self, device: torch.device) -> Clips:
         """On another device."""

@@ -16,7 +16,7 @@ from recon4d_ros.networks.dynpt import DynPT, DynPTConfig, TrackState
 from recon4d_ros.networks.dynpt.checkpoint import load, save
 from recon4d_ros.networks.images import network_images
 from recon4d_ros.networks.pomato import PomatoNet
-from recon4d_ros.predictors.chained_flow import guessed_tracks
+from recon4d_ros.predictors.chained_flow import followed_tracks, guessed_tracks
 from recon4d_ros.training.config import DynPTTraining
 from recon4d_ros.training.task import autocast
 from recon4d_ros.training.track_figures import TrackFigures
@@ -97,7 +97,7 @@ class DynPTTask:
         support = network.support(maps, clips.queries)
         guess = None
         if network.config.needs_flow:
-            guess = guessed_tracks(clips.rgb, clips.queries, is_fine=False)
+            guess = _by_flow(clips)
         tracked: list[tuple[TrackState, ...]] = []
         for number, start in enumerate(starts):
             frames = torch.arange(start, start + length, device=images.device)
@@ -116,6 +116,12 @@ class DynPTTask:
         with torch.no_grad():
             tokens = self._encoder.encode(images.flatten(0, 1)).tokens
         return torch.unflatten(tokens, 0, images.shape[:2])
+
+
+def _by_flow(clips: Clips) -> TrackState:
+    if clips.searched_flow is None:
+        return guessed_tracks(clips.rgb, clips.queries)
+    return followed_tracks(clips.searched_flow, clips.queries)
 
 
 def _tracker(network: nn.Module) -> DynPT:
@@ -154,6 +160,7 @@ def cut(clips: Clips, start: int, length: int) -> Clips:
         visibility=clips.visibility[:, frames],
         moves_in_frame=moves_in_frame,
         moves_in_clip=moves_in_frame.any(dim=1),
+        searched_flow=None,
     )
 
 

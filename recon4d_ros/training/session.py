@@ -10,6 +10,7 @@ import torch
 
 from recon4d_ros.datatypes.clips import Clips
 from recon4d_ros.errors import ConfigError
+from recon4d_ros.networks.dynpt import DynPTConfig
 from recon4d_ros.predictors.devices import choose_device
 from recon4d_ros.storage.training_data.shape import ClipReader, ClipShape
 from recon4d_ros.storage.training_data.sources import open_mixture
@@ -132,7 +133,9 @@ def clip_sources(config: TrainingConfig, device: torch.device) -> Sources:
             shape = ClipShape(settings.num_frames, settings.size, settings.num_tracks)
             mixture = open_mixture(named_folders(config.clips.folders), shape, seed)
             found = StoredClips(mixture, device)
-        return RememberedClips(found, kept, seed) if kept else found
+        if not kept:
+            return found
+        return RememberedClips(found, kept, seed, needs_flow=_starts_from_flow(config))
 
     return Sources(
         early=shown(early),
@@ -169,3 +172,7 @@ def clip_settings(clips: ClipsConfig) -> ClipSettings:
 
 def _slower(speed: tuple[float, float]) -> tuple[float, float]:
     return _EARLY_SPEED * speed[0], _EARLY_SPEED * speed[1]
+
+
+def _starts_from_flow(config: TrainingConfig) -> bool:
+    return isinstance(config, DynPTTraining) and DynPTConfig.named(config.tracker.size).needs_flow
