@@ -176,14 +176,13 @@ _TINY: dict[str, Any] = _SMALL | {
     "virtual_tracks": 8,
     "frames": 8,
 }
-# Learned by two CPU cores in two hours: flow finds the tracks, the network mends and judges them.
+# Live on two CPU cores: flow finds the tracks, the network mends and judges them.
 _LEAN: dict[str, Any] = _TINY | {
     "trunk_widths": (8, 16, 24, 32),
     "feature_width": 24,
     "context_width": 24,
     "context_feature_width": 8,
     "target_radius": 1,
-    "layers": 3,
     "virtual_tracks": 16,
     "start": "flow",
     "frames": 12,
