@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from recon4d_ros.datatypes.clips import CameraMotion, Clips
 from recon4d_ros.predictors.chained_flow import searched_flow
@@ -18,7 +19,7 @@ from recon4d_ros.training.sources import ClipSource
 # A query is where its point is first seen, or in any frame that sees it, equally often.
 _FIRST_SIGHT = 0.5
 # Clips asked of the source at a time: what many share on a GPU costs as much as one.
-_AT_A_TIME = 256
+_AT_A_TIME = 128
 
 
 class RememberedClips:
@@ -57,7 +58,8 @@ class RememberedClips:
         return _gathered(self._made(), self._count)
 
     def _made(self) -> Iterator[Clips]:
-        for first in range(0, self._count, _AT_A_TIME):
+        starts = range(0, self._count, _AT_A_TIME)
+        for first in tqdm(starts, desc="clips to remember", unit=f"x{_AT_A_TIME}", leave=False):
             clips = self._source.clips(first, min(_AT_A_TIME, self._count - first))
             flow = searched_flow(clips.rgb).to(clips.rgb.device) if self._needs_flow else None
             yield dataclasses.replace(
