@@ -18,7 +18,9 @@ from recon4d_ros.networks.dynpt import (
     motion,
 )
 from recon4d_ros.networks.dynpt.correlation import correlate
+from recon4d_ros.networks.dynpt.portions import portion
 from recon4d_ros.networks.dynpt.support import blend, neighbourhood, to_cells
+from recon4d_ros.networks.dynpt.transformer import AttentionBlock
 
 TINY = DynPTConfig.named("tiny")
 # A network for tests of behaviour: everything is there, but narrow.
@@ -248,6 +250,21 @@ def test_few_tracks_give_sane_residuals(number: int) -> None:
 
 
 # ---------------------------------------------------------------- sizes and files
+@pytest.mark.parametrize(("queries", "keys"), [(16, 16), (5, 130), (130, 5)])
+def test_a_block_in_portions_is_the_block(queries: int, keys: int) -> None:
+    """Where no gradient is asked for it goes in portions, with attention written out."""
+    torch.manual_seed(1)
+    block = AttentionBlock(24, 3, 2)
+    x, seen = torch.randn(600, queries, 24), torch.randn(600, keys, 24)
+    mask = torch.where(torch.rand(600, 1, 1, keys) < 0.3, -1e9, 0.0)
+    numbers = max(queries, keys) * block.mlp_in.out_features
+    for given in (None, mask):
+        whole = block(x, seen, given)
+        with torch.no_grad():
+            assert portion(x, 600, numbers) < 600
+            torch.testing.assert_close(block(x, seen, given), whole.detach())
+
+
 def test_sizes_are_those_of_the_specification() -> None:
     millions = {
         name: sum(p.numel() for p in DynPT(DynPTConfig.named(name)).parameters()) / 1e6

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from recon4d_ros.networks.dynpt.portions import portion
 from recon4d_ros.networks.dynpt.sizes import DynPTConfig
 
 # Finite, so that a clip without one known track gives numbers and not NaN.
@@ -32,17 +33,33 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, seen: Tensor, mask: Tensor | None = None) -> Tensor:
         """Tokens (F, M, D) look at tokens (F, K, D); mask (F, 1, 1, K) is added to the scores."""
+        tokens = max(x.shape[1], seen.shape[1])
+        rows = portion(x, len(x), tokens * self.mlp_in.out_features)
+        parts = [slice(start, start + rows) for start in range(0, len(x), rows)]
+        masks = [None if mask is None else mask[part] for part in parts]
+        done = [self._changed(x[p], seen[p], m) for p, m in zip(parts, masks, strict=True)]
+        return torch.cat(done)
+
+    def _changed(self, x: Tensor, seen: Tensor, mask: Tensor | None) -> Tensor:
         q = self._split(self.query(self.norm_query(x)))
         key, value = self.key_value(self.norm_seen(seen)).chunk(2, dim=-1)
-        found = functional.scaled_dot_product_attention(
-            q, self._split(key), self._split(value), attn_mask=mask
-        )
+        found = _attention(q, self._split(key), self._split(value), mask)
         x = x + self.out(found.transpose(1, 2).flatten(2))
         out: Tensor = x + self.mlp_out(functional.relu(self.mlp_in(self.norm_mlp(x))))
         return out
 
     def _split(self, tokens: Tensor) -> Tensor:
         return torch.unflatten(tokens, -1, (self.num_heads, -1)).transpose(1, 2)
+
+
+def _attention(q: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """(F, heads, M, d); of so few tokens plain products are faster on a CPU."""
+    if q.is_cuda or torch.is_grad_enabled():
+        return functional.scaled_dot_product_attention(q, key, value, attn_mask=mask)
+    scores = (q * q.shape[-1] ** -0.5) @ key.mT
+    weights = (scores if mask is None else scores + mask).softmax(dim=-1)
+    found: Tensor = weights @ value
+    return found
 
 
 class SpaceTimeLayer(nn.Module):
@@ -58,15 +75,18 @@ class SpaceTimeLayer(nn.Module):
 
     def forward(self, tracks: Tensor, virtual: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """Tracks (B, N, T, D), virtual ones (B, V, T, D), mask (B * T, 1, 1, N) of the former."""
-        num_clips, num_tracks, num_frames, _ = tracks.shape
-        rows = torch.cat([tracks, virtual], dim=1).flatten(0, 1)
-        rows = torch.unflatten(self.over_time(rows, rows), 0, (num_clips, -1))
-        frames = rows.transpose(1, 2).flatten(0, 1)
-        points, hubs = frames[:, :num_tracks], frames[:, num_tracks:]
+        num_frames = tracks.shape[2]
+        points, hubs = (self._by_frame(rows) for rows in (tracks, virtual))
         hubs = self.gather(hubs, points, mask)
         hubs = self.among_virtual(hubs, hubs)
         points = self.spread(points, hubs)
         return self._by_track(points, num_frames), self._by_track(hubs, num_frames)
+
+    def _by_frame(self, tracks: Tensor) -> Tensor:
+        """Tokens (B * T, N, D) of tracks (B, N, T, D), after each has looked at its frames."""
+        rows = tracks.flatten(0, 1)
+        seen = torch.unflatten(self.over_time(rows, rows), 0, (-1, tracks.shape[1]))
+        return seen.transpose(1, 2).flatten(0, 1)
 
     @staticmethod
     def _by_track(frames: Tensor, num_frames: int) -> Tensor:
