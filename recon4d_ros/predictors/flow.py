@@ -91,7 +91,7 @@ class FlowHistory:
         self._config = config
         self._past: deque[_Past] = deque(maxlen=config.max_step)
         self._skipped: deque[tuple[int, Grey]] = deque(maxlen=BRIDGE_STEPS * config.max_step)
-        self._search = _dense_inverse_search(config)
+        self._search = dense_inverse_search(config)
 
     def push(self, index: int, grey: Grey) -> tuple[FlowField, ...]:
         """Flow between the new frame and its past partners.
@@ -259,7 +259,8 @@ def _chain(
     return first + _sample(second, landing), np.asarray(first_valid & (reached > 0))
 
 
-def _dense_inverse_search(config: FlowConfig) -> cv2.DISOpticalFlow:
+def dense_inverse_search(config: FlowConfig) -> cv2.DISOpticalFlow:
+    """OpenCV's search; it keeps its pyramids, and serves one thread."""
     search = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
     search.setFinestScale(config.finest_scale)
     search.setPatchStride(config.patch_stride)
