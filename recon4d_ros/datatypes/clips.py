@@ -82,10 +82,11 @@ class Clips:
                 values[item.name] = None if lacks else torch.cat(members)
         return cls(**values)
 
-    def rows(self, which: Tensor) -> Clips:
-        """Chosen ones, (n,) int64."""
-        tensors = {name: v[which] for name, v in vars(self).items() if isinstance(v, Tensor)}
-        motion = tuple(self.camera_motion[row] for row in which.tolist())
+    def rows(self, which: Sequence[int]) -> Clips:
+        """Chosen ones."""
+        index = torch.tensor(which, device=self.rgb.device)
+        tensors = {name: v[index] for name, v in vars(self).items() if isinstance(v, Tensor)}
+        motion = tuple(self.camera_motion[row] for row in which)
         return dataclasses.replace(self, camera_motion=motion, **tensors)
 
     def to(self, device: torch.device) -> Clips:

@@ -49,7 +49,7 @@ class RememberedClips:
         """Clips number `first` to `first + count - 1`."""
         numbers = range(first, first + count)
         rows = [int(self._order(n // self._count)[n % self._count]) for n in numbers]
-        chosen = self._held.rows(torch.tensor(rows, device=self._held.rgb.device))
+        chosen = self._held.rows(rows)
         draws = [drawn_disguise(chosen, self._seed + 1_000_003 * number) for number in numbers]
         return disguised(chosen, Disguise.joined(draws).to(chosen.rgb.device))
 
