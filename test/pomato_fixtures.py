@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from command_line import recon4d
 
 from benchmarks.pomato_weights import (
     position_table,
@@ -95,6 +94,9 @@ def shallow_temporal() -> PomatoNet:
 
 def shallow_export(folder: Path) -> Path:
     """`shallow_temporal` as ONNX, made by the command line of `model.safetensors` beside it."""
+    # The one thing here that needs what the command line does; machines with a GPU alone lack it.
+    from command_line import recon4d
+
     height, width = EXPORT_SIZE
     size = ("--height", height, "--width", width)
     model = folder / "model.safetensors"

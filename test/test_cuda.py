@@ -9,14 +9,14 @@ from pathlib import Path
 import pytest
 import torch
 from oracle_network import OracleNetwork
+from pomato_fixtures import TINY, relative_l2, rule_images, rule_net
 from rendered_stream import rendered
 from torch import Tensor
 
-from benchmarks.pomato_weights import relative_l2, rule_images, rule_net
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import Frame
 from recon4d_ros.networks.dynpt import DynPT, DynPTConfig, TrackState
-from recon4d_ros.networks.pomato import Features, HookTokens, Pointmap, PomatoNet, PomatoSizes
+from recon4d_ros.networks.pomato import Features, HookTokens, Pointmap, PomatoNet
 from recon4d_ros.networks.pomato.checkpoint import save_safetensors
 from recon4d_ros.predictors.pomato.engine import Engine
 from recon4d_ros.predictors.pomato.loading import load_predictor
@@ -28,19 +28,6 @@ if not torch.cuda.is_available():
 
 CUDA = torch.device("cuda")
 T, WIDTH = 4, 128
-SIZES = PomatoSizes(
-    encoder_width=64,
-    encoder_depth=3,
-    encoder_heads=4,
-    encoder_hidden=256,
-    decoder_width=64,
-    decoder_depth=6,
-    decoder_heads=4,
-    decoder_hidden=256,
-    level_widths=(16, 24, 32, 48),
-    feature_width=32,
-    head_widths=(16, 16),
-)
 EXACT, BF16 = 1e-3, 0.1
 
 
@@ -54,7 +41,7 @@ def plain_device() -> Iterator[None]:
 
 
 def net(length: int | None) -> PomatoNet:
-    return rule_net(dataclasses.replace(SIZES, temporal_length=length))
+    return rule_net(dataclasses.replace(TINY, temporal_length=length))
 
 
 def outputs(length: int | None, device: torch.device, dtype: torch.dtype) -> dict[str, Tensor]:

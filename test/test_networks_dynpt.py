@@ -249,7 +249,6 @@ def test_few_tracks_give_sane_residuals(number: int) -> None:
     assert bool(found.residual.isfinite().all()) and bool(found.summary.isfinite().all())
 
 
-# ---------------------------------------------------------------- sizes and files
 @pytest.mark.parametrize(("queries", "keys"), [(16, 16), (5, 130), (130, 5)])
 def test_a_block_in_portions_is_the_block(queries: int, keys: int) -> None:
     """Where no gradient is asked for it goes in portions, with attention written out."""
@@ -265,6 +264,7 @@ def test_a_block_in_portions_is_the_block(queries: int, keys: int) -> None:
             torch.testing.assert_close(block(x, seen, given), whole.detach())
 
 
+# ---------------------------------------------------------------- sizes and files
 def test_sizes_are_those_of_the_specification() -> None:
     millions = {
         name: sum(p.numel() for p in DynPT(DynPTConfig.named(name)).parameters()) / 1e6
