@@ -63,9 +63,13 @@ def train_network(
     """
     config = load_training(kind, config_file, overrides)
     device = choose_device(config.run.device, "run.device")
+    # Convolutions have this precision anyway.
+    torch.backends.cuda.matmul.allow_tf32 = True
     task = make_task(config, device)
     start = starting_weights(config)
     sources = clip_sources(config, device)
+    # Whoever remembers clips makes them now, before the run's clock goes.
+    (sources.early if config.clips.early_share > 0 else sources.usual).clips(0, 1)
     outcome = train(task, sources, config, folder, is_resumed=is_resumed)
     weights = folder / f"{config.run.name}.safetensors"
     known = facts(config, outcome, device, kind) | start

@@ -136,8 +136,9 @@ class _Run:
                     bar.update(share - bar.n)
                     bar.set_postfix(self._advance(share), refresh=False)
                 bar.update(1.0 - bar.n)
-            figures = self._validate()
+            # First, for what is learned must not be lost to whatever ends the validation.
             self._save()
+            figures = self._validate()
         finally:
             self._batches.close()
             self._rows.close()

@@ -199,11 +199,16 @@ class PixelHead(nn.Module):
         size = finest.shape[-2:]
         maps = [functional.avg_pool2d(scales[0], 2), finest]
         maps += [
-            functional.interpolate(scale, size, mode="bilinear", align_corners=False)
+            functional.interpolate(_wide(scale), size, mode="bilinear", align_corners=False)
             for scale in coarse
         ]
         out: Tensor = self.out(functional.relu(self.norm(self.join(torch.cat(maps, dim=1)))))
         return out
+
+
+def _wide(maps: Tensor) -> Tensor:
+    """The same maps; on a GPU in the memory order of which it resizes all channels at once."""
+    return maps.contiguous(memory_format=torch.channels_last) if maps.is_cuda else maps
 
 
 def _context_branch(config: DynPTConfig) -> nn.Module:
