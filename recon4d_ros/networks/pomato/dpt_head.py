@@ -86,7 +86,7 @@ class DptHead(nn.Module):
             nn.Conv2d(feature, sizes.head_widths[0], 3, padding=1),
             nn.Upsample(scale_factor=2, mode="bilinear", align_corners=True),
             nn.Conv2d(*sizes.head_widths, 3, padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Conv2d(sizes.head_widths[1], 4, 1),
         )
         if sizes.temporal_length is not None:
@@ -191,7 +191,7 @@ class Fusion(nn.Module):
     def forward(self, path: Tensor, level: Tensor | None = None) -> Tensor:
         """Maps (B, C, 2h, 2w)."""
         if level is not None:
-            path = path + self.resConfUnit1(level)
+            path = self.resConfUnit1(level).add_(path)
         # A 1x1 convolution commutes with bilinear interpolation and costs a quarter before it.
         path = self.out_conv(self.resConfUnit2(path))
         return functional.interpolate(path, scale_factor=2, mode="bilinear", align_corners=True)
@@ -207,5 +207,7 @@ class ResidualUnit(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Add the refinement."""
-        out: Tensor = x + self.conv2(functional.relu(self.conv1(functional.relu(x))))
+        # What a convolution gave is nobody else's: no second map of its size is needed.
+        inner = functional.relu(self.conv1(functional.relu(x)), inplace=True)
+        out: Tensor = self.conv2(inner).add_(x)
         return out
