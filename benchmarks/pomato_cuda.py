@@ -1,7 +1,8 @@
 """POMATO on a CUDA device: `python -m benchmarks.pomato_cuda`, a table at the end.
 
-Full-size network with random weights, bf16, 512x288: a window of 12 frames, one more frame with
-the keyframe held, both also as CUDA graphs, and a stream of 3,000 frames with its memory.
+Full-size network with random weights, bf16, 512x288: a window of 12 frames and one more frame with
+the keyframe held, each called from Python, compiled and, both ways, replayed as CUDA graphs; and a
+stream of 3,000 frames with its memory. Compiling takes about a minute.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from typing import TypeVar
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -20,7 +21,10 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.pomato_weights import position_table, rule_images
 from benchmarks.pomato_worker import exact_window, incremental
 from benchmarks.table import Row, Target, to_text
-from recon4d_ros.networks.pomato import Features, HookTokens, Pointmap, PomatoNet, PomatoSizes
+from recon4d_ros.networks.pomato import Features, HookTokens, PomatoNet, PomatoSizes
+from recon4d_ros.predictors.pomato.loading import compiled
+from recon4d_ros.predictors.pomato.network import PointmapNetwork
+from recon4d_ros.predictors.pomato.recorded import RecordedNetwork
 
 HEIGHT, WIDTH, LENGTH = 288, 512, 12
 WARM_UPS, REPEATS = 3, 20
@@ -30,7 +34,6 @@ EARLY, LATE = 600, 3000
 AIMED_AT = "H200"
 WINDOW_MS, FRAME_MS = Target(47.0), Target(12.0)
 MEMORY_GIB, GROWTH = Target(6.0), Target(1.03)
-Result = TypeVar("Result")
 
 
 def main() -> int:
@@ -45,16 +48,8 @@ def main() -> int:
     torch.backends.cudnn.benchmark = True
     device = torch.device("cuda")
     net = random_net(PomatoSizes(temporal_length=LENGTH), device, torch.bfloat16)
-    try:
-        print(to_text(list(rows(net, device, HEIGHT, WIDTH, (EARLY, LATE)))))
-    except CaptureError as error:
-        print(f"pomato_cuda: {error}", file=sys.stderr)
-        return 1
+    print(to_text(list(rows(net, device, HEIGHT, WIDTH, (EARLY, LATE)))))
     return 0
-
-
-class CaptureError(RuntimeError):
-    """Work that CUDA could not record as a graph."""
 
 
 @torch.no_grad()
@@ -81,36 +76,37 @@ def rows(
     rate = matmul_rate(net, device)
     yield Row("pomato_cuda", case, "matmul TFLOP/s", rate / 1e12)
     images = rule_images((length + 1, 3, height, width), seed=7).to(device)
+    tokens, _ = exact_window(net, net.encode(images[:length]), length - 1, length, length)
+    key = net.encode(images[length - 1 : length])
 
-    def window() -> object:
-        return exact_window(net, net.encode(images[:length]), length - 1, length, length)
+    def window(runner: PointmapNetwork) -> object:
+        return exact_window(runner, runner.encode(images[:length]), length - 1, length, length)
 
-    features = net.encode(images[:length])
-    tokens, _ = exact_window(net, features, length - 1, length, length)
-    key = features[length - 1 :]
+    def frame(runner: PointmapNetwork) -> object:
+        return incremental(runner, images[length:], key, tokens)
 
-    def frame() -> object:
-        return incremental(net, images[length:], key, tokens)
+    works = {"window": (window, WINDOW_MS), "frame": (frame, FRAME_MS)}
+    flops = {name: count_flops(partial(work, net)) for name, (work, _) in works.items()}
+    found: dict[str, list[Row]] = {name: [] for name in works}
+    runner: PointmapNetwork = net
+    for way, runner in _ways(net, device):
+        for name, (work, _) in works.items():
+            seconds = timings(partial(work, runner), device)
+            title = f"{name} ms, {height}x{width}{way}"
+            found[name].append(_time_row(case, title, seconds, flops[name], rate))
+    for name, (_, aim) in works.items():
+        yield from _with_target(found[name], aim if AIMED_AT in case else None)
+    yield from _stream_rows(runner, images, key, tokens, stream, case)
 
-    for work, figure, aim in ((window, "window", WINDOW_MS), (frame, "frame", FRAME_MS)):
-        target = aim if AIMED_AT in case else None
-        title = f"{figure} ms, {height}x{width}"
-        yield from _with_target(list(_ways(work, title, case, device, rate)), target)
-    yield from _stream_rows(net, images, stream, case)
 
-
-def _ways(
-    work: Callable[[], object], title: str, case: str, device: torch.device, rate: float
-) -> Iterator[Row]:
-    """The same work called from Python and, on CUDA, replayed."""
-    flops = count_flops(work)
-    yield _time_row(case, title, timings(work, device), flops, rate)
+def _ways(net: PomatoNet, device: torch.device) -> Iterator[tuple[str, PointmapNetwork]]:
+    """The network called in several ways, the fastest one last."""
+    yield "", net
     if device.type == "cuda":
-        graph = captured(work, title)[0]
-        seconds = timings(graph.replay, device)
-        del graph
+        yield ", CUDA graphs", RecordedNetwork(net)
         torch.cuda.empty_cache()
-        yield _time_row(case, f"{title}, CUDA graph", seconds, flops, rate)
+        yield ", compiled", compiled(net)
+        yield ", compiled, CUDA graphs", RecordedNetwork(net)
 
 
 def _with_target(rows: list[Row], target: Target | None) -> list[Row]:
@@ -125,30 +121,6 @@ def _time_row(case: str, figure: str, seconds: list[float], flops: int, rate: fl
         f"{flops / 1e12:.3g} TFLOP, {flops / median / rate:.0%} of the matmul rate"
     )
     return Row("pomato_cuda", case, figure, median * 1e3, None, {}, note)
-
-
-def captured(work: Callable[[], Result], what: str) -> tuple[torch.cuda.CUDAGraph, Result]:
-    """Graph of some work on static tensors, and where each replay leaves the result.
-
-    Raises:
-        CaptureError: the work waits for the device or copies from the host.
-    """
-    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        for _ in range(WARM_UPS):
-            work()
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    try:
-        with torch.cuda.graph(graph, stream=side):
-            result = work()
-    except RuntimeError as error:
-        raise CaptureError(
-            f"the {what} cannot be captured as a CUDA graph ({error}); keep its tensors on the "
-            "device and read no value of them"
-        ) from error
-    return graph, result
 
 
 def _device_name(device: torch.device) -> str:
@@ -192,19 +164,20 @@ def matmul_rate(net: PomatoNet, device: torch.device) -> float:
 
 
 def _stream_rows(
-    net: PomatoNet, images: Tensor, stream: tuple[int, int], case: str
+    net: PointmapNetwork,
+    images: Tensor,
+    key: Features,
+    tokens: HookTokens,
+    stream: tuple[int, int],
+    case: str,
 ) -> Iterator[Row]:
     early, late = stream
     allocated = {}
     length = net.temporal_length or 1
-    features = net.encode(images[:length])
-    key = features[length - 1 :]
-    tokens, _ = exact_window(net, features, length - 1, length, length)
-    del features
-    step = _stepper(net, images[:1].clone(), key, tokens)
     begin = time.perf_counter()
     for number in range(1, late + 1):
-        maps = step(images[number % length : number % length + 1])
+        image = images[number % length : number % length + 1]
+        _, maps, tokens = incremental(net, image, key, tokens)
         # As a consumer would: the result leaves the device.
         maps[0].points.cpu()
         if number in stream:
@@ -216,29 +189,6 @@ def _stream_rows(
     yield Row("pomato_cuda", case, f"memory {late} / {early} frames", growth, GROWTH, {}, note)
     yield Row("pomato_cuda", case, "largest memory GiB", peak, MEMORY_GIB)
     yield Row("pomato_cuda", case, "stream frames/s", rate)
-
-
-def _stepper(
-    net: PomatoNet, image: Tensor, key: Features, window: HookTokens
-) -> Callable[[Tensor], list[Pointmap]]:
-    """One frame more, by a CUDA graph; image and window are where it reads and leaves them."""
-
-    def work() -> list[Pointmap]:
-        _, maps, moved = incremental(net, image, key, window)
-        for held, new in zip(window.levels, moved.levels, strict=True):
-            held.copy_(new)
-        return maps
-
-    graph, maps = captured(work, "stream") if image.is_cuda else (None, [])
-
-    def step(new: Tensor) -> list[Pointmap]:
-        image.copy_(new)
-        if graph is None:
-            return work()
-        graph.replay()
-        return maps
-
-    return step
 
 
 if __name__ == "__main__":

@@ -18,9 +18,12 @@ from recon4d_ros.datatypes import Frame
 from recon4d_ros.networks.dynpt import DynPT, DynPTConfig, TrackState
 from recon4d_ros.networks.pomato import Features, HookTokens, Pointmap, PomatoNet
 from recon4d_ros.networks.pomato.checkpoint import save_safetensors
+from recon4d_ros.predictors.pomato import recorded
 from recon4d_ros.predictors.pomato.engine import Engine
 from recon4d_ros.predictors.pomato.loading import load_predictor
+from recon4d_ros.predictors.pomato.network import PointmapNetwork
 from recon4d_ros.predictors.pomato.predictor import PomatoPredictor
+from recon4d_ros.predictors.pomato.recorded import RecordedNetwork
 from recon4d_ros.synthetic import scenes
 
 if not torch.cuda.is_available():
@@ -33,8 +36,9 @@ EXACT, BF16 = 1e-3, 0.1
 
 @pytest.fixture(autouse=True)
 def plain_device() -> Iterator[None]:
-    """Float32 that is float32; whatever bounds the memory is undone."""
+    """Float32 that is float32, and no search for algorithms; what bounds the memory is undone."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    torch.backends.cudnn.benchmark = False
     yield
     torch.cuda.set_per_process_memory_fraction(1.0)
     torch.cuda.empty_cache()
@@ -73,12 +77,16 @@ def config(**changes: object) -> Config:
     return Config().replaced({**usual, "window.stride": 1, **named})
 
 
+@pytest.mark.parametrize("is_recorded", [False, True])
 @pytest.mark.parametrize("kind", ["temporal", "pairwise"])
-def test_a_stream_in_bf16_says_what_one_on_the_cpu_says(kind: str, tmp_path: Path) -> None:
+def test_a_stream_in_bf16_says_what_one_on_the_cpu_says(
+    kind: str, is_recorded: bool, tmp_path: Path
+) -> None:
     path = tmp_path / f"{kind}.safetensors"
     save_safetensors(net(T if kind == "temporal" else None), path)
     settings = {"pomato__model": str(path), "pomato__memory_mib": 2048}
-    there = load_predictor(config(**settings, pomato__device="cuda", pomato__precision="bf16"))
+    on_cuda = {"pomato__device": "cuda", "pomato__precision": "bf16"}
+    there = load_predictor(config(**settings, **on_cuda, pomato__cuda_graphs=is_recorded))
     here = load_predictor(config(**settings, pomato__device="cpu"))
     described = there.description
     assert (described["device"], described["precision"]) == ("cuda", "bfloat16")
@@ -93,6 +101,41 @@ def test_a_stream_in_bf16_says_what_one_on_the_cpu_says(kind: str, tmp_path: Pat
             assert relative_l2(found.depth[known], wanted.depth[known]) < BF16
         for ours, theirs in zip(found.matchings, wanted.matchings, strict=True):
             assert relative_l2(ours.confidence, theirs.confidence) < BF16
+
+
+@pytest.mark.parametrize("length", [None, T])
+@torch.no_grad()
+def test_a_recorded_network_says_what_it_says_itself(
+    length: int | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = net(length).to(CUDA)
+    twin = RecordedNetwork(network)
+    images = rule_images((6, 3, 48, 80), seed=5).to(CUDA)
+    pairs = 2 if length is None else length
+    for order in (images, images.flip(0)):
+        found, wanted = (run(each, order, pairs) for each in (twin, network))
+        assert max(map(relative_l2, found, wanted)) < EXACT
+    # What a call gave is not what the next one writes into.
+    first = twin.encode(images[:1])
+    kept = first.tokens.clone()
+    assert not torch.equal(twin.encode(images[1:2]).tokens, kept)
+    assert torch.equal(first.tokens, kept)
+    # Fewer recordings than calls: the oldest give way.
+    monkeypatch.setattr(recorded, "_MOST_RECORDINGS", 2)
+    for count in (1, 2, 3, 1):
+        tokens = twin.encode(images[:count]).tokens
+        assert relative_l2(tokens, network.encode(images[:count]).tokens) < EXACT
+
+
+def run(network: PointmapNetwork, images: Tensor, pairs: int) -> list[Tensor]:
+    """What a stream asks of a network: two frames, their pairs, a few heads."""
+    features = [network.encode(image[None]) for image in images]
+    tokens1, tokens2 = network.decode(
+        Features.cat(features[:pairs]), Features.cat(features[-pairs:])
+    )
+    places = None if network.temporal_length is None else [pairs - 1]
+    heads = [network.head(1, tokens1), network.head(2, tokens2, places), network.head(3, tokens2)]
+    return [part for maps in heads for part in maps]
 
 
 class Elsewhere:

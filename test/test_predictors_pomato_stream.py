@@ -1,5 +1,7 @@
 """POMATO on streams: any weights give well-formed results, and bad input a clear error."""
 
+import copy
+
 import pytest
 import torch
 from pomato_fixtures import relative_l2
@@ -202,6 +204,14 @@ def test_half_precision_needs_a_device_that_has_it(tmp_path):
         load_predictor(config(pomato__model=str(tmp_path / "any.pth"), pomato__precision="fp16"))
 
 
+@pytest.mark.parametrize("runtime", ["torch", "onnx"])
+def test_graphs_of_cuda_need_it(tmp_path, runtime):
+    path = str(tmp_path / "any.pth")
+    asked = {"pomato__model": path, "pomato__runtime": runtime, "pomato__cuda_graphs": True}
+    with pytest.raises(ConfigError, match=rf"cuda_graphs needs .* it is {runtime} on cpu"):
+        load_predictor(config(**asked, pomato__device="cpu"))
+
+
 def test_bf16_is_close_to_fp32(tmp_path):
     path = str(model_file("pairwise", tmp_path))
     full, half = (
@@ -241,7 +251,8 @@ def test_another_camera_is_refused_and_changes_nothing():
 
 
 def test_features_of_the_cache_have_the_type_of_the_arithmetic():
-    features = Engine(network("pairwise"), dtype=torch.bfloat16).encode(noise_frame(0).rgb)
+    net = copy.deepcopy(network("pairwise")).to(torch.bfloat16)
+    features = Engine(net, dtype=torch.bfloat16).encode(noise_frame(0).rgb)
     assert isinstance(features, Features)
     assert features.tokens.dtype is torch.bfloat16
 

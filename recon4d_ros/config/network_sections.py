@@ -62,6 +62,11 @@ class PomatoConfig:
         maximum=1_000_000,
     )
     compile: bool = setting(False, "torch.compile; the first frames then take minutes")
+    cuda_graphs: bool = setting(
+        False,
+        "record the network's calls as CUDA graphs and replay them; each takes a moment the first "
+        "time, and from then on the GPU waits no longer for Python",
+    )
     channels_last: bool = setting(True, "memory order of the heads' convolutions")
 
 

@@ -39,13 +39,12 @@ class Engine:
         dtype: torch.dtype = torch.float32,
         batch: int = 4,
     ) -> None:
-        """Use a network that lies on the device already."""
+        """Use a network that lies on the device already, its weights in `dtype`."""
         self.network = network
         self.device = device or torch.device("cpu")
         self.dtype = dtype
         self.batch = batch
         self.num_out_of_memory = 0
-        self._autocast = dtype != torch.float32
 
     def encode(self, image: Tensor) -> Features:
         """Features (1, N, E) of one image (H, W, 3) uint8, in `dtype`."""
@@ -83,13 +82,10 @@ class Engine:
         """
         while True:
             try:
-                with torch.no_grad(), self._precision():
+                with torch.no_grad():
                     return run(self.batch)
             except torch.cuda.OutOfMemoryError as error:
                 self._give_way(error)
-
-    def _precision(self) -> torch.autocast:
-        return torch.autocast(self.device.type, self.dtype, enabled=self._autocast)
 
     def _give_way(self, error: Exception) -> None:
         if self.device.type == "cuda":

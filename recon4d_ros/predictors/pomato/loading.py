@@ -18,6 +18,7 @@ from recon4d_ros.predictors.pomato.memory import Footprint
 from recon4d_ros.predictors.pomato.network import PointmapNetwork
 from recon4d_ros.predictors.pomato.pair_network import PomatoPairs
 from recon4d_ros.predictors.pomato.predictor import PomatoPredictor, check_fits
+from recon4d_ros.predictors.pomato.recorded import RecordedNetwork
 
 # Refuses a model by its number of frames, None of a pairwise one.
 _Check = Callable[[Config, int | None], None]
@@ -76,6 +77,11 @@ def _engine(config: Config, check: _Check) -> Engine:
             "pomato.model is empty; set it to a checkpoint (.pth, .safetensors) or to the folder "
             "of an export. Nothing is downloaded here: see `recon4d models`"
         )
+    if config.pomato.cuda_graphs and (device.type, config.pomato.runtime) != ("cuda", "torch"):
+        raise ConfigError(
+            f"pomato.cuda_graphs needs pomato.runtime=torch on a CUDA device; it is "
+            f"{config.pomato.runtime} on {device}: set pomato.cuda_graphs=false"
+        )
     if config.pomato.runtime == "onnx":
         return _onnx_engine(config, device, check)
     return _torch_engine(config, device, dtype, check)
@@ -101,31 +107,35 @@ def _torch_engine(
         _bound_cuda(device, settings.memory_mib)
     if settings.channels_last:
         net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    network: PointmapNetwork = _compiled(net.to(device)) if settings.compile else net.to(device)
+    net.to(device, dtype)
+    network: PointmapNetwork = compiled(net) if settings.compile else net
+    if settings.cuda_graphs:
+        network = RecordedNetwork(network)
     return Engine(network, device, dtype, batch)
 
 
 def _footprint(config: Config, net: PomatoNet, dtype: torch.dtype) -> Footprint:
     size = network_size(_USUAL_IMAGE, config.pomato.long_side)
     num_weights = sum(weight.numel() for weight in net.parameters())
-    # Weights stay in float32; autocast keeps a copy in the type of the arithmetic.
-    weight_bytes = 4 if dtype == torch.float32 else 4 + dtype.itemsize
-    return Footprint.of(
-        net.sizes, num_weights, weight_bytes, dtype.itemsize, size, config.window.size + 1
-    )
+    return Footprint.of(net.sizes, num_weights, dtype.itemsize, size, config.window.size + 1)
 
 
 def _bound_cuda(device: torch.device, limit_mib: int) -> None:
-    """Let torch itself refuse more than the bound, and compute in float32 where it says so."""
+    """Let torch itself refuse more than the bound, and compute in float32 where it says so.
+
+    A stream repeats its shapes, so that it pays to try which convolution is the fastest.
+    """
     total = torch.cuda.get_device_properties(device).total_memory
     # Unlike other calls, this one does not take "cuda" for the device in use.
     number = torch.cuda.current_device() if device.index is None else device.index
     torch.cuda.set_per_process_memory_fraction(min(1.0, limit_mib * 2**20 / total), number)
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = True
 
 
-def _compiled(net: PomatoNet) -> PomatoNet:
+def compiled(net: PomatoNet) -> PomatoNet:
+    """The network, whose parts are compiled when they are first called."""
     heads = (net.downstream_head1, net.downstream_head2, net.downstream_head3)
     for part in (*net.enc_blocks, *net.dec_blocks, *net.dec_blocks2, *heads):
         part.compile()

@@ -31,7 +31,6 @@ class Footprint:
     def of(
         sizes: PomatoSizes,
         num_weights: int,
-        weight_bytes: int,
         value_bytes: int,
         size: Size,
         num_frames: int,
@@ -41,8 +40,7 @@ class Footprint:
         Args:
             sizes: of the network.
             num_weights: parameters.
-            weight_bytes: per parameter.
-            value_bytes: per activation.
+            value_bytes: per parameter and activation.
             size: of the images.
             num_frames: frames whose features, and tokens of one pair, are kept.
         """
@@ -50,7 +48,7 @@ class Footprint:
         width = sizes.encoder_width + 4 * sizes.decoder_width
         cached = num_frames * (pixels // PATCH**2) * width * value_bytes
         # Tokens of the whole ring are joined into one tensor before a head sees them.
-        fixed = num_weights * weight_bytes + 2 * cached
+        fixed = num_weights * value_bytes + 2 * cached
         widest = max(sizes.feature_width // 4, *sizes.head_widths)
         return Footprint(fixed, _HELD_MAPS * pixels * widest * value_bytes)
 
