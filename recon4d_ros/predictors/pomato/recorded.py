@@ -105,7 +105,13 @@ class RecordedNetwork:
         recording = self._recordings.get((call, kinds))
         if recording is None:
             fixed = self._inputs.setdefault(kinds, tuple(map(torch.clone, inputs)))
-            recording = self._recorded(str(call), work, fixed)
+            try:
+                recording = self._recorded(str(call), work, fixed)
+            except torch.cuda.OutOfMemoryError:
+                # What is recorded holds memory that a smaller batch may need.
+                self._recordings.clear()
+                self._inputs.clear()
+                raise
             self._recordings[call, kinds] = recording
             if len(self._recordings) > _MOST_RECORDINGS:
                 self._recordings.popitem(last=False)
