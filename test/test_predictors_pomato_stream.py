@@ -25,7 +25,8 @@ from recon4d_ros.errors import ConfigError, ModelError, PredictorError
 from recon4d_ros.networks.pomato import Features
 from recon4d_ros.pipeline.factory import build_reconstructor
 from recon4d_ros.pipeline.reconstructor import Reconstructor
-from recon4d_ros.predictors.devices import choose_device
+from recon4d_ros.predictors.devices import choose_device, onnx_providers
+from recon4d_ros.predictors.dynpt.loading import load_tracker
 from recon4d_ros.predictors.pomato.engine import Engine
 from recon4d_ros.predictors.pomato.loading import load_predictor
 from recon4d_ros.predictors.pomato.predictor import PomatoPredictor
@@ -202,6 +203,25 @@ def test_a_device_that_does_not_exist_is_refused(name):
 def test_half_precision_needs_a_device_that_has_it(tmp_path):
     with pytest.raises(ConfigError, match="fp16 needs a CUDA device"):
         load_predictor(config(pomato__model=str(tmp_path / "any.pth"), pomato__precision="fp16"))
+
+
+def test_providers_follow_runtime_and_device():
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    names = [
+        [name.removesuffix("ExecutionProvider") for name in onnx_providers(*asked, "p.runtime")]
+        for asked in (("onnx", cpu), ("onnx", cuda), ("tensorrt", torch.device("cuda:0")))
+    ]
+    assert names == [["CPU"], ["CUDA", "CPU"], ["Tensorrt", "CUDA", "CPU"]]
+    with pytest.raises(ConfigError, match=r"first CUDA device, not on cuda:1; "):
+        onnx_providers("onnx", torch.device("cuda:1"), "p.runtime")
+
+
+@pytest.mark.parametrize("section", ["pomato", "tracker"])
+def test_tensorrt_needs_a_cuda_device(section, tmp_path):
+    asked = {f"{section}__model": str(tmp_path), f"{section}__runtime": "tensorrt"}
+    load = load_predictor if section == "pomato" else load_tracker
+    with pytest.raises(ConfigError, match=rf"{section}\.runtime=tensorrt needs a CUDA device"):
+        load(config(**asked, **{f"{section}__device": "cpu"}))
 
 
 @pytest.mark.parametrize("runtime", ["torch", "onnx"])

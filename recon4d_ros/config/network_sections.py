@@ -6,20 +6,22 @@ from dataclasses import dataclass
 
 from recon4d_ros.config.declaration import setting
 
+_RUNS_IT = "what runs the network: PyTorch, ONNX Runtime, or ONNX Runtime with TensorRT"
+
 
 @dataclass(frozen=True)
 class PomatoConfig:
     """The POMATO predictor; the weights are the user's own download."""
 
     model: str = setting(
-        "", "checkpoint (.pth, .safetensors), or with runtime onnx the folder of an export"
+        "", "checkpoint (.pth, .safetensors), or for other runtimes the folder of an export"
     )
     kind: str = setting(
         "auto",
         "what the model must be; auto takes either, a temporal one needs window.size frames",
         choices=("auto", "pairwise", "temporal"),
     )
-    runtime: str = setting("torch", "what runs the network", choices=("torch", "onnx"))
+    runtime: str = setting("torch", _RUNS_IT, choices=("torch", "onnx", "tensorrt"))
     device: str = setting(
         "auto", "auto (CUDA where there is one), cpu, cuda, or cuda:N; never changed silently"
     )
@@ -82,10 +84,10 @@ class TrackerConfig:
     )
     model: str = setting(
         "",
-        "dynpt: checkpoint (.safetensors), or with runtime onnx the folder of an export; empty: "
+        "dynpt: checkpoint (.safetensors), or for other runtimes the folder of an export; empty: "
         "the weights that come with this package",
     )
-    runtime: str = setting("torch", "what runs the network", choices=("torch", "onnx"))
+    runtime: str = setting("torch", _RUNS_IT, choices=("torch", "onnx", "tensorrt"))
     device: str = setting(
         "auto", "auto (CUDA where there is one), cpu, cuda, or cuda:N; never changed silently"
     )

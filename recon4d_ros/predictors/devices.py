@@ -30,3 +30,30 @@ def choose_device(name: str, parameter: str) -> torch.device:
             "(make setup GPU=1)"
         )
     return torch.device(name)
+
+
+def onnx_providers(runtime: str, device: torch.device, parameter: str) -> list[str]:
+    """Execution providers of ONNX Runtime by preference, each of which must load.
+
+    Args:
+        runtime: onnx, or tensorrt for what TensorRT knows and CUDA for the rest.
+        device: where they run.
+        parameter: that holds the runtime, for messages.
+
+    Raises:
+        ConfigError: they do not run there.
+    """
+    if device.type == "cpu" and runtime == "tensorrt":
+        raise ConfigError(
+            f"{parameter}=tensorrt needs a CUDA device, but the network is to run on {device}; "
+            f"set {parameter}=onnx"
+        )
+    if device.index:
+        raise ConfigError(
+            f"{parameter}={runtime} runs on the first CUDA device, not on {device}; name cuda, or "
+            f"set {parameter}=torch"
+        )
+    if device.type == "cpu":
+        return ["CPUExecutionProvider"]
+    first = ["TensorrtExecutionProvider"] if runtime == "tensorrt" else []
+    return [*first, "CUDAExecutionProvider", "CPUExecutionProvider"]

@@ -13,7 +13,7 @@ from recon4d_ros.networks.dynpt import checkpoint
 from recon4d_ros.networks.dynpt.onnx_runtime import OnnxDynPT
 from recon4d_ros.networks.dynpt.refinement import Refinement
 from recon4d_ros.networks.dynpt.sizes import PATCH
-from recon4d_ros.predictors.devices import choose_device
+from recon4d_ros.predictors.devices import choose_device, onnx_providers
 from recon4d_ros.predictors.dynpt.tracker import DynPTTracker
 
 # The tracker that this project trained; models/ holds its page.
@@ -37,7 +37,7 @@ def load_tracker(config: Config) -> DynPTTracker:
             f"{PATCH * max(2, round(settings.long_side / PATCH))}"
         )
     device = choose_device(settings.device, "tracker.device")
-    load = _on_onnx_runtime if settings.runtime == "onnx" else _on_torch
+    load = _on_torch if settings.runtime == "torch" else _on_onnx_runtime
     return DynPTTracker(load(settings, device), settings)
 
 
@@ -54,12 +54,10 @@ def _on_torch(settings: TrackerConfig, device: torch.device) -> Refinement:
 def _on_onnx_runtime(settings: TrackerConfig, device: torch.device) -> Refinement:
     if not settings.model:
         raise ModelError(
-            "tracker.model is empty; with tracker.runtime=onnx set it to the folder of an export "
-            "(recon4d export), or set tracker.runtime=torch"
+            f"tracker.model is empty; with tracker.runtime={settings.runtime} set it to the "
+            "folder of an export (recon4d export), or set tracker.runtime=torch"
         )
-    providers = ["CPUExecutionProvider"]
-    if device.type == "cuda":
-        providers.insert(0, "CUDAExecutionProvider")
+    providers = onnx_providers(settings.runtime, device, "tracker.runtime")
     network = OnnxDynPT.from_folder(settings.model, providers)
     if network.description.num_points != settings.max_points:
         raise ConfigError(

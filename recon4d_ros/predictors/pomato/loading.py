@@ -11,7 +11,7 @@ from recon4d_ros.config import Config, PomatoConfig
 from recon4d_ros.errors import ConfigError, ModelError
 from recon4d_ros.networks.pomato import PomatoNet
 from recon4d_ros.networks.pomato.onnx_runtime import OnnxPomato
-from recon4d_ros.predictors.devices import choose_device
+from recon4d_ros.predictors.devices import choose_device, onnx_providers
 from recon4d_ros.predictors.pomato.engine import Engine
 from recon4d_ros.predictors.pomato.image_size import network_size
 from recon4d_ros.predictors.pomato.memory import Footprint
@@ -82,7 +82,7 @@ def _engine(config: Config, check: _Check) -> Engine:
             f"pomato.cuda_graphs needs pomato.runtime=torch on a CUDA device; it is "
             f"{config.pomato.runtime} on {device}: set pomato.cuda_graphs=false"
         )
-    if config.pomato.runtime == "onnx":
+    if config.pomato.runtime != "torch":
         return _onnx_engine(config, device, check)
     return _torch_engine(config, device, dtype, check)
 
@@ -146,12 +146,10 @@ def _onnx_engine(config: Config, device: torch.device, check: _Check) -> Engine:
     settings = config.pomato
     if settings.precision != "fp32":
         raise ConfigError(
-            f"pomato.precision={settings.precision} has no effect on runtime onnx: an export has "
-            "its own; set it to fp32 and choose the precision of `recon4d export`"
+            f"pomato.precision={settings.precision} has no effect on runtime {settings.runtime}: "
+            "an export has its own; set it to fp32 and choose the precision of `recon4d export`"
         )
-    providers = ["CPUExecutionProvider"]
-    if device.type == "cuda":
-        providers.insert(0, "CUDAExecutionProvider")
+    providers = onnx_providers(settings.runtime, device, "pomato.runtime")
     network = OnnxPomato.from_folder(Path(settings.model), providers)
     check(config, network.temporal_length)
     return Engine(network, device, torch.float32, settings.batch)
