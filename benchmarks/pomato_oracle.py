@@ -13,7 +13,7 @@ from benchmarks.table import Row, Target
 from benchmarks.workbench import ROOT, Workbench
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import Frame, FramePrediction, Reconstruction, Window, WindowPrediction
-from recon4d_ros.evaluation.trajectory import umeyama
+from recon4d_ros.evaluation.trajectory import fit_similarity
 from recon4d_ros.pipeline.reconstructor import Reconstructor
 from recon4d_ros.predictors.pomato.engine import Engine
 from recon4d_ros.predictors.pomato.predictor import PomatoPredictor
@@ -71,8 +71,8 @@ def ate(found: list[Reconstruction], shown: list[RenderedFrame]) -> float:
         return float("nan")
     ours = torch.stack([r.T_map_cam[:3, 3] for r in found if r.T_map_cam is not None]).numpy()
     exact = torch.stack([shown[r.frame.index].T_world_cam[:3, 3] for r in found]).numpy()
-    R, t, s = umeyama(ours, exact)
-    error = s * ours @ R.T + t - exact
+    fit = fit_similarity(ours, exact)
+    error = fit.scale * ours @ fit.rotation.T + fit.translation - exact
     path = np.linalg.norm(np.diff(exact, axis=0), axis=1).sum()
     return float(100 * np.sqrt((error**2).sum(axis=1).mean()) / path)
 

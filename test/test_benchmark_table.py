@@ -1,11 +1,21 @@
-"""Verdicts of the benchmark table."""
+"""Verdicts of the benchmark table, and that its parts can be loaded at all."""
 
+import importlib
 import json
 import math
+import pkgutil
 
 import pytest
 
+import benchmarks
 from benchmarks.table import Row, Target, to_json, to_markdown, to_text
+
+PARTS = [part.name for part in pkgutil.iter_modules(benchmarks.__path__)]
+
+
+@pytest.mark.parametrize("name", [name for name in PARTS if name != "__main__"])
+def test_whatever_a_part_needs_is_there(name):
+    importlib.import_module(f"benchmarks.{name}")
 
 
 @pytest.mark.parametrize(
