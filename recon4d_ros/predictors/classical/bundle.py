@@ -73,14 +73,14 @@ class _Transfer:
 
 @dataclass(frozen=True, eq=False)
 class _System:
-    """Normal equations before the Schur complement: of poses, points and the readout."""
+    """Normal equations before the Schur complement: of K free poses, points and the readout."""
 
-    H: Array  # 6F 6F
-    g: Array  # 6F
-    cross: Array  # P 6F
+    H: Array  # 6K 6K
+    g: Array  # 6K
+    cross: Array  # P 6K
     h: Array  # P
     g_rho: Array  # P
-    H_readout: Array  # 6F, with the poses
+    H_readout: Array  # 6K, with the poses
     cross_readout: Array  # P
     readout: Array  # 2, its own entry and its gradient
 
@@ -89,7 +89,7 @@ class _System:
 class _Step:
     """Changes of all unknowns."""
 
-    xi: Array  # F 6, zero for fixed frames
+    xi: Array  # K 6, of the free poses
     rho: Array  # P
     readout_s: float
     readout_sigma_s: float
@@ -109,9 +109,9 @@ def solve(problem: Problem, max_iterations: int) -> Solution:
         used += 1
         system = _normal_equations(problem, sights, at, state)
         for _ in range(_MAX_TRIES):
-            step = _step(system, problem.free, damping)
+            step = _step(system, damping)
             new = _State(
-                rigid.moved(state.T, step.xi),
+                _moved(state.T, problem.free, step.xi),
                 np.clip(state.rho + step.rho, RHO_MIN, RHO_MAX),
                 state.readout_s + step.readout_s,
             )
@@ -127,6 +127,13 @@ def solve(problem: Problem, max_iterations: int) -> Solution:
             break
     rho_sigma, residual = _uncertainty(problem, sights, at)
     return Solution(state.T, state.rho, rho_sigma, residual, state.readout_s, sigma_s, cost, used)
+
+
+def _moved(T: Array, free: Mask, xi: Array) -> Array:
+    """Poses (F, 4, 4) of which the free ones take a step (K, 6)."""
+    out: Array = T.copy()
+    out[free] = rigid.moved(T[free], xi)
+    return out
 
 
 def _sights(problem: Problem) -> _Sights:
@@ -211,7 +218,7 @@ def _by_pose(problem: Problem, at: _Transfer, rho: Array) -> Array:
 
 
 def _normal_equations(problem: Problem, sights: _Sights, at: _Transfer, state: _State) -> _System:
-    num_points, size = len(state.rho), 6 * len(state.T)
+    num_points, size = len(state.rho), 6 * int(problem.free.sum())
     expected = problem.readout.expected
     J_rho, J_readout = _by_rho(problem, at), _by_readout(problem, sights, at)
 
@@ -245,8 +252,12 @@ def _add_poses(
     by: tuple[Array, Array],
     system: _System,
 ) -> None:
-    """The blocks of poses; those of two fixed ones are never used and left out."""
-    count, num_frames = sights.num_posed, len(state.T)
+    """The blocks of the free poses; what falls to a fixed one goes to a last place and is dropped.
+
+    Most hosts of a long stream are fixed: with places of their own, the matrices would be ten
+    times as large.
+    """
+    count, num_free = sights.num_posed, int(problem.free.sum())
     pairs = slice(sights.num_posed_pairs)
     host, frame, start = sights.host[pairs], sights.frame[pairs], sights.start[pairs]
     point = sights.point[:count]
@@ -263,24 +274,28 @@ def _add_poses(
     # The host moves the other way round: its Jacobian is -J Ad(T_frame_host).
     Ad = -rigid.adjoint(state.T[frame] @ rigid.inverse(state.T)[host])
     mixed = Ad.transpose(0, 2, 1) @ A
-    H = np.zeros((num_frames, num_frames, 6, 6))
+    place = np.where(problem.free, np.cumsum(problem.free) - 1, num_free)
+    host, frame = place[host], place[frame]
+    H = np.zeros((num_free + 1, num_free + 1, 6, 6))
     H[host, frame] = mixed
     H += H.transpose(1, 0, 3, 2)
-    in_frame, in_host = (row == np.arange(num_frames)[:, None] for row in (frame, host))
+    H = H[:num_free, :num_free]
+    in_frame, in_host = (row == np.arange(num_free)[:, None] for row in (frame, host))
     own = in_frame @ A.reshape(-1, 36) + in_host @ (mixed @ Ad).reshape(-1, 36)
-    H[np.arange(num_frames), np.arange(num_frames)] += own.reshape(-1, 6, 6)
+    H[np.arange(num_free), np.arange(num_free)] += own.reshape(-1, 6, 6)
     system.H[:] = H.transpose(0, 2, 1, 3).reshape(system.H.shape)
     for column, J_other in ((system.g, at.residual), (system.H_readout, by[1])):
         pull = by_pair(_dot(wJ, J_other[:, None, :count])).T  # pairs 6
         at_host = (pull[:, None] @ Ad)[:, 0]
         column[:] = (in_frame @ pull + in_host @ at_host).reshape(-1)
     pull = _dot(wJ, by[0][:, None, :count])  # 6 m
-    cross = system.cross.reshape(-1, num_frames, 6)
+    cross = np.zeros((len(state.rho), num_free + 1, 6))
     cross[point, np.repeat(frame, sights.size[pairs])] = pull.T
     at_host = [
         np.bincount(point, row, minlength=len(cross)) for row in _at_host(at.T[..., :count], pull)
     ]
-    cross[np.arange(len(cross)), problem.host] += np.stack(at_host, axis=1)
+    cross[np.arange(len(cross)), place[problem.host]] += np.stack(at_host, axis=1)
+    system.cross[:] = cross[:, :num_free].reshape(system.cross.shape)
 
 
 def _at_host(T: Array, pull: Array) -> Array:
@@ -293,26 +308,23 @@ def _at_host(T: Array, pull: Array) -> Array:
     return -np.array(columns)
 
 
-def _step(system: _System, free_frames: Mask, damping: float) -> _Step:
+def _step(system: _System, damping: float) -> _Step:
     """Damped step; poses and readout together after the points are eliminated."""
-    free = np.append(np.repeat(free_frames, 6), True)
-    size = len(free)
+    size = len(system.g) + 1
     H, g = np.zeros((size, size)), np.append(system.g, system.readout[1])
     H[:-1, :-1], H[:-1, -1], H[-1, :-1] = system.H, system.H_readout, system.H_readout
     H[-1, -1] = system.readout[0]
     root = np.sqrt(system.h * (1.0 + damping) + 1e-9)
-    B = np.empty((len(root), free.sum()))
-    np.divide(system.cross[:, free[:-1]], root[:, None], out=B[:, :-1])
+    B = np.empty((len(root), size))
+    np.divide(system.cross, root[:, None], out=B[:, :-1])
     B[:, -1] = system.cross_readout / root
-    S = H[np.ix_(free, free)] - B.T @ B  # BLAS does half of a product with itself
-    S[np.diag_indices_from(S)] += damping * np.diag(H)[free] + 1e-9
-    right = np.column_stack([B.T @ (system.g_rho / root) - g[free], np.eye(len(S))[-1]])
+    S = H - B.T @ B  # BLAS does half of a product with itself
+    S[np.diag_indices_from(S)] += damping * np.diag(H) + 1e-9
+    right = np.column_stack([B.T @ (system.g_rho / root) - g, np.eye(size)[-1]])
     solved = np.linalg.solve(S, right)
-    change = np.zeros(size)
-    change[free] = solved[:, 0]
     d_rho = -(system.g_rho / root + B @ solved[:, 0]) / root
     variance = max(float(solved[-1, 1]), 0.0)
-    return _Step(change[:-1].reshape(-1, 6), d_rho, float(change[-1]), variance**0.5)
+    return _Step(solved[:-1, 0].reshape(-1, 6), d_rho, float(solved[-1, 0]), variance**0.5)
 
 
 def _uncertainty(problem: Problem, sights: _Sights, at: _Transfer) -> tuple[Array, Array]:
