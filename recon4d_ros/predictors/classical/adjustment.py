@@ -58,9 +58,13 @@ def window_problem(
     inside = table.frames[columns].tolist()
     outside = sorted(set(table.host[rows].tolist()) - set(inside))
     frames = [*outside, *inside]
-    uv = np.full((len(rows), len(frames), 2), np.nan)
-    uv[:, len(outside) :] = table.uv[np.ix_(rows, columns)]
     rho, host, host_uv = table.rho[rows], table.host[rows], table.host_uv[rows]
+    seen_uv = table.uv[np.ix_(rows, columns)]
+
+    def nowhere_outside(values: Array) -> Array:
+        missing = np.full((len(rows), len(outside), 2), np.nan)
+        return np.concatenate([missing, values], axis=1)
+
     free = np.array(frames) >= first_free
     free[: max(len(outside), 1)] = False
     prior = table.rho_prior[rows]
@@ -71,13 +75,13 @@ def window_problem(
         host=places(frames, host),
         ray=camera.normalised(host_uv),
         rho=rho,
-        uv=camera.normalised(uv),
+        uv=nowhere_outside(camera.normalised(seen_uv)),
         rho_prior=prior,
         rho_prior_weight=np.where(sure, _WEAK_PRIOR, PRIOR_WEIGHT) / prior**2,
         focal_px=camera.focal,
         sigma_px=config.noise_px,
         readout=Readout(
-            sweep=shutter.sweep(uv, frames, rho),
+            sweep=nowhere_outside(shutter.sweep(seen_uv, inside, rho)),
             host_sweep=shutter.sweep(host_uv[:, None], host[:, None], rho)[:, 0],
             expected=shutter.readout,
         ),

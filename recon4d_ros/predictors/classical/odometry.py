@@ -1,6 +1,6 @@
 """Monocular visual odometry: tracked points, robust pose, bundle adjustment over a window.
 
-Coordinates are those of the first frame's camera; one unit is the median depth seen there. State
+Coordinates are those of the first frame's camera; the unit is the median depth seen there. State
 is bounded: a table of points, the window's frames and a few keyframes.
 """
 
@@ -58,6 +58,7 @@ _MIN_SUPPORT = 12  # points under which a pose is not one
 _PLAIN_SHARE = 0.8  # of the points agree: no need to look for another pose
 _USUAL_SHARE = 0.9  # of those that agreed in the frame before: likewise
 _LONGEST_GUESS_PX = 60.0
+_NEWEST = slice(-3, None)  # a new pose changes the velocities of its frame and the one before
 
 
 class Odometry:
@@ -172,7 +173,7 @@ class Odometry:
         self.poses.update((frame, T) for frame, T in adjusted.items() if frame in self.poses)
         self._depth_error = depth_error(self._table, setup, solution)
         take_over(self._table, setup, solution, self._config.outlier_px)
-        self._take_velocity()
+        self._take_velocity(slice(None))
 
     def tell_moving(self, index: int, moving: Mask | None) -> bool:
         """Hear from a mask which points lie on what moves; they hold no pose any more.
@@ -249,10 +250,10 @@ class Odometry:
             self.poses[index] = tracked.T_cam_world
         return tracked
 
-    def _take_velocity(self) -> None:
+    def _take_velocity(self, changed: slice = _NEWEST) -> None:
         last, newest = self._recent[-2:]
         self._velocity = self.poses[newest] @ rigid.inverse(self.poses[last])
-        self.shutter.measure(self.poses, self._recent)
+        self.shutter.measure(self.poses, self._recent[changed])
 
     def _posed(self, index: int) -> Tracked:
         """Pose by the structure: roughly first, which tells how the shutter bent the image."""
@@ -299,9 +300,7 @@ class Odometry:
         R = (self.poses[last] @ rigid.inverse(self.poses[reference]))[:3, :3]
         views = self._points.views(rows, [reference, index])
         R, self._rotation_px = rotation_between(views, R, self.shutter.camera.focal)
-        T = np.eye(4)
-        T[:3, :3] = R
-        T = T @ self.poses[reference]
+        T = rigid.turned(R) @ self.poses[reference]
         return Tracked(T, TrackingState.INITIALISING, self._rotation_px, len(rows))
 
     # ------------------------------------------------------------------ start
@@ -360,6 +359,7 @@ class Odometry:
         self.ready = True
         if frames[-1] not in self._keyframes:
             self._make_keyframe(frames[-1])
+        self._take_velocity(slice(None))
 
     # ------------------------------------------------------------------ keyframes
     def _needs_keyframe(self, index: int) -> bool:

@@ -166,14 +166,8 @@ def fit_rotation(ray: Array, uv: Array, R: Array, focal_px: float) -> tuple[Arra
         scale = max(1.5 * float(np.median(length)), 0.5)
         JT = J.transpose(0, 2, 1) / (1 + (length / scale) ** 2)[:, None, None]
         step = np.linalg.solve((JT @ J).sum(0), -(JT @ residual[..., None]).sum(0)[:, 0])
-        R = rigid.moved(_rotation_only(R), np.r_[np.zeros(3), step])[:3, :3]
+        R = rigid.moved(rigid.turned(R), np.r_[np.zeros(3), step])[:3, :3]
     return R, length
-
-
-def _rotation_only(R: Array) -> Array:
-    T = np.eye(4)
-    T[:3, :3] = R
-    return T
 
 
 def _rotation_jacobian(uv: Array) -> Array:

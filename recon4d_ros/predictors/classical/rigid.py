@@ -77,6 +77,13 @@ def orthonormal(T: Array) -> Array:
     return out
 
 
+def turned(R: Array) -> Array:
+    """The motion (4, 4) that a rotation (3, 3) about the origin is."""
+    T = np.eye(4)
+    T[:3, :3] = R
+    return T
+
+
 def moved(T: Array, xi: Array) -> Array:
     """Poses exp(xi) @ T, kept rigid."""
     return orthonormal(np.asarray(exp(xi) @ T))

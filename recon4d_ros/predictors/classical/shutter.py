@@ -70,10 +70,12 @@ class Shutter:
         self.readout = readout
         self._stamps_s: dict[int, float] = {}
         self._velocities: dict[int, Array] = {}
+        self._listed: tuple[list[int], Array] | None = None
 
     def open(self, frame: int, stamp_ns: int) -> None:
         """A new frame, at rest until it is measured."""
         self._stamps_s[frame] = stamp_ns * 1e-9
+        self._listed = None
 
     def measure(self, poses: Mapping[int, Array], frames: Sequence[int]) -> None:
         """Velocities of consecutive frames from their poses T_cam_world: means of both sides.
@@ -88,6 +90,7 @@ class Shutter:
         if min(self._stamps_s) < frames[0]:
             del measured[frames[0]]
         self._velocities.update(measured)
+        self._listed = None
 
     def velocity(self, frame: int) -> Array:
         """Twist (6,) of T_cam_world per second, see `image_motion`."""
@@ -104,6 +107,7 @@ class Shutter:
         for frame in [frame for frame in self._stamps_s if frame not in kept]:
             del self._stamps_s[frame]
             self._velocities.pop(frame, None)
+        self._listed = None
 
     def undone(self, uv: Array, frames: Sequence[int] | Index, rho: Array) -> Array:
         """Normalised image coordinates (P, F, 2) as if all rows were read at once; see `sweep`."""
@@ -120,9 +124,16 @@ class Shutter:
         Returns:
             (P, F, 2).
         """
-        known = sorted(self._stamps_s)
-        xi = np.array([self.velocity(frame) for frame in known])[places(known, frames)]
+        known, velocities = self._list()
+        xi = velocities[places(known, frames)]
         height = self.camera.height
         share = (uv[..., 1] - 0.5 * (height - 1)) / height
         moving = image_motion(self.camera.normalised(uv), rho[:, None], xi)
         return np.asarray(share[..., None] * moving)
+
+    def _list(self) -> tuple[list[int], Array]:
+        """All frames in their order and their velocities (F, 6), until one of them changes."""
+        if self._listed is None:
+            known = sorted(self._stamps_s)
+            self._listed = known, np.array([self.velocity(frame) for frame in known])
+        return self._listed
