@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import cKDTree
 
 from recon4d_ros.predictors.classical.rigid import Array
 
@@ -138,8 +139,7 @@ def _pixels(pick: Index, cells: Array, empty: Mask, columns: int, cell_px: int) 
 def _apart(points: Array, others: Array, distance: float) -> Mask:
     if len(points) == 0 or len(others) == 0:
         return np.ones(len(points), bool)
-    squared = ((points[:, None] - others[None]) ** 2).sum(-1)
-    return np.asarray(squared.min(axis=1) > distance**2)
+    return np.asarray(cKDTree(others).query(points)[0] > distance)
 
 
 def places(known: Sequence[int], wanted: Sequence[int] | Index) -> Index:
