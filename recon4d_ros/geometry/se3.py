@@ -54,7 +54,9 @@ def inverse(T: Tensor) -> Tensor:
     """
     check_transform(T, "T")
     R_inverse = T[..., :3, :3].mT
-    return make(R_inverse, -(R_inverse @ T[..., :3, 3:]).squeeze(-1))
+    check_rotation(R_inverse, "rotation")
+    top = torch.cat([R_inverse, -(R_inverse @ T[..., :3, 3:])], dim=-1)
+    return torch.cat([top, T[..., 3:, :]], dim=-2)
 
 
 def compose(*transforms: Tensor) -> Tensor:
