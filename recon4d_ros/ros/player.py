@@ -145,6 +145,7 @@ class _Player:
         self._options = options
         self._stop = stop
         self._clock = node.create_publisher(Clock, "/clock", 10)
+        self._told_ns: int | None = None
         self._connections = _chosen(reader, options)
         self._publishers = {
             item.topic: _publisher(node, item, _message_type(item.msgtype))
@@ -225,7 +226,10 @@ class _Player:
             remaining_s = due_s - time.monotonic()
 
     def _tell_time(self, stamp_ns: int) -> None:
-        self._clock.publish(Clock(clock=time_message(stamp_ns)))
+        """Publish the time unless it was told: image and camera_info have the same."""
+        if stamp_ns != self._told_ns:
+            self._told_ns = stamp_ns
+            self._clock.publish(Clock(clock=time_message(stamp_ns)))
 
 
 _BAR = "{desc}: {percentage:3.0f}%|{bar}| {n:.1f}/{total:.1f} s"
