@@ -92,6 +92,22 @@ def test_sweep_is_what_the_readout_does_to_a_point():
     assert np.median(after) < 0.15 * np.median(before)
 
 
+def test_a_new_frame_needs_no_more_than_the_newest_three_poses():
+    grown, whole = shutter(6), shutter(7)
+    poses = {frame: pose(frame * INTERVAL_S) for frame in range(7)}
+    uv, rho = CAMERA.pixels(bearings(20, 5))[:, None], inverse_depths(20, 5)
+    assert np.any(grown.sweep(uv, [5], rho) != whole.sweep(uv, [5], rho))
+    grown.open(6, int(6e9 * INTERVAL_S))
+    assert np.all(grown.sweep(uv, [6], rho) == 0.0)
+    grown.measure(poses, [4, 5, 6])
+    for frame in range(7):
+        assert np.array_equal(grown.velocity(frame), whole.velocity(frame))
+        assert np.array_equal(grown.sweep(uv, [frame], rho), whole.sweep(uv, [frame], rho))
+    grown.forget_all_but({5, 6})
+    with pytest.raises(KeyError):
+        grown.sweep(uv, [4], rho)
+
+
 def rolling_problem(num_frames: int = 7, count: int = 250) -> tuple[Problem, np.ndarray]:
     ray, rho = bearings(count, 3), inverse_depths(count, 3)
     uv = np.stack([seen(ray, rho, frame * INTERVAL_S) for frame in range(num_frames)], axis=1)

@@ -168,8 +168,7 @@ class Odometry:
         newest = setup.frames[-1]
         adjusted = dict(zip(setup.frames, solution.T_cam_world, strict=True))
         correction = rigid.inverse(self.poses[newest]) @ adjusted[newest]
-        for frame in [frame for frame in self.poses if frame > newest]:
-            adjusted[frame] = self.poses[frame] @ correction
+        adjusted |= {frame: T @ correction for frame, T in self.poses.items() if frame > newest}
         self.poses.update((frame, T) for frame, T in adjusted.items() if frame in self.poses)
         self._depth_error = depth_error(self._table, setup, solution)
         take_over(self._table, setup, solution, self._config.outlier_px)
@@ -220,9 +219,10 @@ class Odometry:
 
     def sparse_depth(self, index: int) -> tuple[Array, Array]:
         """Pixels (N, 2) and depths (N,) of the surely known points seen in a frame."""
-        rows = self._points.sure_rows(index)
-        uv = self._table.uv[rows, self._table.column(index)]
-        return uv, 1.0 / self._points.rho_in(index, rows)
+        with self.lock:
+            rows = self._points.sure_rows(index)
+            uv = self._table.uv[rows, self._table.column(index)]
+            return uv, 1.0 / self._points.rho_in(index, rows)
 
     # ------------------------------------------------------------------ front end
     def _open(self, index: int, stamp_ns: int, grey: Grey, T: Array) -> None:

@@ -133,7 +133,9 @@ class Shutter:
 
     def _list(self) -> tuple[list[int], Array]:
         """All frames in their order and their velocities (F, 6), until one of them changes."""
-        if self._listed is None:
+        listed = self._listed
+        if listed is None:
             known = sorted(self._stamps_s)
-            self._listed = known, np.array([self.velocity(frame) for frame in known])
-        return self._listed
+            listed = known, np.array([self.velocity(frame) for frame in known])
+            self._listed = listed
+        return listed
