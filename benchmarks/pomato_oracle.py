@@ -13,7 +13,8 @@ from benchmarks.table import Row, Target
 from benchmarks.workbench import ROOT, Workbench
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import Frame, FramePrediction, Reconstruction, Window, WindowPrediction
-from recon4d_ros.evaluation.trajectory import fit_similarity
+from recon4d_ros.evaluation.metrics import summarise
+from recon4d_ros.evaluation.trajectory import absolute_errors, align, pair_by_index
 from recon4d_ros.pipeline.reconstructor import Reconstructor
 from recon4d_ros.predictors.pomato.engine import Engine
 from recon4d_ros.predictors.pomato.predictor import PomatoPredictor
@@ -69,12 +70,11 @@ def ate(found: list[Reconstruction], shown: list[RenderedFrame]) -> float:
     """RMSE of the positions after the best similarity, in % of the path; NaN if one is missing."""
     if any(result.T_map_cam is None for result in found):
         return float("nan")
-    ours = torch.stack([r.T_map_cam[:3, 3] for r in found if r.T_map_cam is not None]).numpy()
-    exact = torch.stack([shown[r.frame.index].T_world_cam[:3, 3] for r in found]).numpy()
-    fit = fit_similarity(ours, exact)
-    error = fit.scale * ours @ fit.rotation.T + fit.translation - exact
-    path = np.linalg.norm(np.diff(exact, axis=0), axis=1).sum()
-    return float(100 * np.sqrt((error**2).sum(axis=1).mean()) / path)
+    ours = torch.stack([r.T_map_cam for r in found if r.T_map_cam is not None]).numpy()
+    exact = torch.stack([shown[r.frame.index].T_world_cam for r in found]).numpy()
+    errors = absolute_errors(align(pair_by_index(exact, ours)))
+    path = np.linalg.norm(np.diff(exact[:, :3, 3], axis=0), axis=1).sum()
+    return float(100 * summarise(errors).rmse / path)
 
 
 def iou(found: list[Reconstruction], shown: list[RenderedFrame]) -> float:

@@ -128,7 +128,7 @@ def test_a_recorded_network_says_what_it_says_itself(
 
 
 def run(network: PointmapNetwork, images: Tensor, pairs: int) -> list[Tensor]:
-    """What a stream asks of a network: two frames, their pairs, a few heads."""
+    """What a stream asks of a network: frames one by one, their pairs, a few heads."""
     features = [network.encode(image[None]) for image in images]
     tokens1, tokens2 = network.decode(
         Features.cat(features[:pairs]), Features.cat(features[-pairs:])

@@ -69,7 +69,8 @@ def train_network(
     start = starting_weights(config)
     sources = clip_sources(config, device)
     # Whoever remembers clips makes them now, before the run's clock goes.
-    (sources.early if config.clips.early_share > 0 else sources.usual).clips(0, 1)
+    for source in (sources.early, sources.usual) if config.clips.early_share else (sources.usual,):
+        source.clips(0, 1)
     outcome = train(task, sources, config, folder, is_resumed=is_resumed)
     weights = folder / f"{config.run.name}.safetensors"
     known = facts(config, outcome, device, kind) | start
