@@ -130,8 +130,7 @@ def _starts(views: Views) -> Iterator[tuple[Array, Array]]:
     """Pose of the last frame and inverse depths to start from."""
     num_points = len(views.uv)
     for axis, sign in ((0, 1.0), (2, -1.0)):
-        T = np.eye(4)
-        T[:3, :3] = views.R_cam_first[-1]
+        T = rigid.turned(views.R_cam_first[-1])
         T[axis, 3] = sign * _STEP
         yield T, np.ones(num_points)
     essential = _essential_start(views)
@@ -211,8 +210,7 @@ def _between(views: Views, T_last: Array, rho: Array, frame: int) -> Array:
     if frame == last:
         return T_last
     seen = np.isfinite(views.uv[:, frame, 0])
-    T = np.eye(4)
-    T[:3, :3] = views.R_cam_first[frame]
+    T = rigid.turned(views.R_cam_first[frame])
     T[:3, 3] = T_last[:3, 3] * frame / last
     if seen.sum() < MIN_POINTS // 2:
         return T

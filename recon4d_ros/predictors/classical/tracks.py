@@ -137,8 +137,6 @@ def _pixels(pick: Index, cells: Array, empty: Mask, columns: int, cell_px: int) 
 
 
 def _apart(points: Array, others: Array, distance: float) -> Mask:
-    if len(points) == 0 or len(others) == 0:
-        return np.ones(len(points), bool)
     return np.asarray(cKDTree(others).query(points)[0] > distance)
 
 
