@@ -51,14 +51,14 @@ def cast(pictures: Pictures, size: tuple[int, int]) -> Hits:
 def cast_rays(pictures: Pictures, directions: Tensor) -> tuple[Tensor, Tensor]:
     """Depths (F, P) and solids (F, P) int64 that single rays (F, P, 3) with z = 1 meet first."""
     turned = torch.einsum("fsij,fpj->ifps", pictures.matrix, directions)
-    origin = Axes(*pictures.origin[:, None].unbind(-1))
-    direction = Axes(*turned.unbind(0))
-    wave = Wave(pictures.number[:, None], pictures.phase[:, None])
-    depth = torch.full_like(direction.x, torch.inf)
+    depth = directions.new_full((*directions.shape[:2], pictures.kind.shape[1]), torch.inf)
     for each in Kind:
         wanted = (pictures.kind == each) & pictures.is_present
-        found = _meet(each, origin, direction, wave)
-        depth = torch.where(wanted[:, None], found, depth)
+        places = wanted.any(dim=0).nonzero().squeeze(-1)
+        origin = Axes(*pictures.origin[:, None, places].unbind(-1))
+        wave = Wave(pictures.number[:, None, places], pictures.phase[:, None, places])
+        found = _meet(each, origin, Axes(*turned[..., places]), wave)
+        depth[..., places] = torch.where(wanted[:, None, places], found, depth[..., places])
     nearest = depth.min(dim=-1)
     return nearest.values, nearest.indices
 
@@ -79,13 +79,23 @@ class _Tiles:
     """F pictures cut into squares, one after the other, rows first."""
 
     def __init__(self, pictures: Pictures, size: tuple[int, int]) -> None:
-        self._pictures, self._size = pictures, size
+        self._size = size
         self.rows, self.columns = (-(-side // _TILE) for side in size)
-        self.step = torch.arange(_TILE**2, device=pictures.K.device)
-
-    @property
-    def num_tiles(self) -> int:
-        return len(self._pictures.K) * self.rows * self.columns
+        self.num_tiles = len(pictures.K) * self.rows * self.columns
+        self.step = torch.arange(_TILE, device=pictures.K.device)
+        down, right = (
+            torch.arange(self.rows).to(self.step),
+            torch.arange(self.columns).to(self.step),
+        )
+        self._corner = _TILE * torch.cartesian_prod(down, right).T.flip(0)
+        self._centre = pictures.K[:, :2, 2].T
+        self._num_solids = pictures.kind.shape[1]
+        # Slopes are linear in the pixel: those on the axis and of a step each way suffice.
+        matrix, focal = pictures.matrix, pictures.K[:, None, None].to(pictures.matrix)
+        across, along = matrix[..., 0] / focal[..., 0, 0], matrix[..., 1] / focal[..., 1, 1]
+        wave = torch.stack([pictures.number, pictures.phase], dim=-1)
+        columns = torch.cat([matrix[..., 2], across, along, pictures.origin, wave], dim=-1)
+        self._columns = columns.flatten(0, 1).T.contiguous()
 
     def rays(self, number: Tensor, place: Tensor) -> tuple[Axes, Axes, Wave]:
         """Origins (n, 1), directions (n, _TILE^2) and waves (n, 1) in unit frames.
@@ -94,31 +104,15 @@ class _Tiles:
             number: (n,) of the tiles.
             place: (n,) of the solids.
         """
-        frame = number // (self.rows * self.columns)
-        of = self._pictures
-        K, matrix = of.K[frame], of.matrix[frame, place]
-        # Slopes are linear in the pixel, so the corner and the two steps of a tile suffice.
-        across = matrix[..., 0] / K[:, None, 0, 0].to(matrix)
-        along = matrix[..., 1] / K[:, None, 1, 1].to(matrix)
-        x, y = self._corner(number)
-        u, v = (x - K[:, 0, 2]).to(matrix)[:, None], (y - K[:, 1, 2]).to(matrix)[:, None]
-        corner = matrix[..., 2] + u * across + v * along
-        column, row = (self.step % _TILE).to(matrix), (self.step // _TILE).to(matrix)
-        axes = (
-            torch.addcmul(
-                torch.addcmul(corner[:, axis, None], along[:, axis, None], row),
-                across[:, axis, None],
-                column,
-            )
-            for axis in range(3)
-        )
-        wave = Wave(of.number[frame, place, None], of.phase[frame, place, None])
-        return Axes(*of.origin[frame, place, :, None].unbind(1)), Axes(*axes), wave
-
-    def _corner(self, number: Tensor) -> tuple[Tensor, Tensor]:
-        """First pixels x and y (n,) of tiles."""
-        row = number // self.columns % self.rows
-        return _TILE * (number % self.columns), _TILE * row
+        frame, tile = number // (self.rows * self.columns), number % (self.rows * self.columns)
+        columns = self._columns.index_select(1, frame * self._num_solids + place)[..., None]
+        axis, across, along, origin, wave = torch.split(columns, [3, 3, 3, 3, 2])
+        corner = self._corner.index_select(1, tile) - self._centre.index_select(1, frame)
+        u, v = corner.to(columns)[..., None]
+        first, step = axis + u * across + v * along, self.step.to(columns)
+        lines = torch.addcmul(first, along, step)[..., None]
+        slopes = torch.addcmul(lines, across[..., None], step).flatten(2)
+        return Axes(*origin), Axes(*slopes), Wave(*wave)
 
     def picture(self, tiled: Tensor) -> Tensor:
         """Pictures (F, H, W) of tiles (F rows columns, _TILE^2)."""
@@ -160,7 +154,7 @@ def _cast_kind(kind: Kind, wanted: Tensor, tiles: _Tiles, depth: Tensor, solid: 
     for layer in range(1, int(rank.max()) + 1):
         number, place = (rank == layer).nonzero().unbind(-1)
         found = _meet(kind, *tiles.rays(number, place))
-        known = depth[number]
+        known, owner = depth.index_select(0, number), solid.index_select(0, number)
         nearer = found < known
-        depth[number] = torch.where(nearer, found, known)
-        solid[number] = torch.where(nearer, place.int().unsqueeze(-1), solid[number])
+        depth.index_copy_(0, number, torch.where(nearer, found, known))
+        solid.index_copy_(0, number, torch.where(nearer, place.int().unsqueeze(-1), owner))

@@ -10,7 +10,7 @@ from torch import Tensor
 from recon4d_ros.geometry import camera
 from recon4d_ros.synthetic.clips import shapes
 from recon4d_ros.synthetic.clips.motion import Views
-from recon4d_ros.synthetic.clips.world import World
+from recon4d_ros.synthetic.clips.world import Kind, World
 
 _OUTSIDE = 1e9
 
@@ -68,13 +68,31 @@ def pictures(world: World, view: Views, dtype: torch.dtype) -> Pictures:
 
 
 def _bounds(world: World, view: Views) -> tuple[Tensor, Tensor]:
-    """Least and greatest pixels (F, S, 2) of the solids' boxes; all where one reaches the lens."""
+    """Least and greatest pixels (F, S, 2) of the solids; all where one's box reaches the lens."""
     T = view.T_cam_solid
     points = world.solids.corners()[:, None] @ T[..., :3, :3].mT + T[..., None, :3, 3]
     z = points[..., 2]
     uv = camera.project(points, world.K[:, None, None, None]).nan_to_num()
     near, behind = (z < shapes.NEAR_M).any(-1), (z < shapes.NEAR_M).all(-1)
-    low = uv.amin(dim=-2).masked_fill(near[..., None], -_OUTSIDE)
-    high = uv.amax(dim=-2).masked_fill(near[..., None], _OUTSIDE)
+    is_ball = (world.solids.kind == Kind.ELLIPSOID)[:, None, :, None]
+    least, greatest = _outline_of_balls(world, T)
+    low = torch.where(is_ball, least, uv.amin(dim=-2)).masked_fill(near[..., None], -_OUTSIDE)
+    high = torch.where(is_ball, greatest, uv.amax(dim=-2)).masked_fill(near[..., None], _OUTSIDE)
     low = low.masked_fill(behind[..., None], _OUTSIDE)
     return low.flatten(0, 1), high.flatten(0, 1)
+
+
+def _outline_of_balls(world: World, T_cam_solid: Tensor) -> tuple[Tensor, Tensor]:
+    """Least and greatest pixels (B, T, S, 2) of ellipsoids in front of the camera.
+
+    The planes that touch an ellipsoid are those of its dual quadric Q*, and the lines that touch
+    its outline those of the dual conic K Q* K^T (Hartley and Zisserman, section 8.3).
+    """
+    axes = T_cam_solid[..., :3, :3] * world.solids.half_size[:, None, :, None]
+    centre = T_cam_solid[..., :3, 3:]
+    K = world.K[:, None, None]
+    conic = K @ (centre @ centre.mT - axes @ axes.mT) @ K.mT
+    across, scale = conic[..., :2, 2], conic[..., 2:, 2]
+    squared = across.square() - scale * conic.diagonal(dim1=-2, dim2=-1)[..., :2]
+    middle, reach = across / scale, squared.clamp(min=0.0).sqrt() / scale
+    return middle - reach, middle + reach

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from recon4d_ros.synthetic.clips.casting import Hits
 from recon4d_ros.synthetic.clips.library import Library
@@ -122,19 +121,27 @@ def _bend(
     """Write light and distance of the touching plane of points on balls and waves, in place."""
     curved = (pictures.kind == Kind.ELLIPSOID) | (pictures.kind == Kind.BENT_QUAD)
     rows = _pick(curved, points.row).nonzero().squeeze(-1)
-    at = points.row[rows]
-    unit = torch.stack([each[rows] for each in points.unit], dim=-1)
-    number = _pick(pictures.number, at)
-    slope = -number * torch.cos(number * unit[:, 0] + _pick(pictures.phase, at))
-    wavy = torch.stack([slope, torch.zeros_like(slope), torch.ones_like(slope)], dim=-1)
+    at = points.row.index_select(0, rows)
+    unit = Axes(*(each.index_select(0, rows) for each in points.unit))
     is_ball = _pick(pictures.kind == Kind.ELLIPSOID, at)
-    half = looks.half_size.flatten(0, 1)[at]
-    normal = functional.normalize(torch.where(is_ball[:, None], unit, wavy) / half, dim=-1)
-    facing = (normal * looks.lamp.flatten(0, 1)[at]).sum(dim=-1)
-    facing = torch.where(is_ball, facing, facing.abs()).clamp(min=0.0)
-    light[rows] = AMBIENT + DIFFUSE * facing
-    away = (pictures.origin.flatten(0, 1)[at] - unit) * half
-    distance[rows] = (normal * away).sum(dim=-1).abs()
+    number = _pick(pictures.number, at)
+    slope = (number * unit.x + _pick(pictures.phase, at)).cos_().mul_(number).neg_()
+    wavy = Axes(slope, torch.zeros_like(slope), torch.ones_like(slope))
+    half = [_pick(looks.half_size[..., axis], at) for axis in range(3)]
+    normal = [
+        torch.where(is_ball, ball, wave).div_(size)
+        for ball, wave, size in zip(unit, wavy, half, strict=True)
+    ]
+    facing, away = torch.zeros_like(slope), torch.zeros_like(slope)
+    for axis, along in enumerate(normal):
+        facing.addcmul_(along, _pick(looks.lamp[..., axis], at))
+        lever = _pick(pictures.origin[..., axis], at).sub_(unit[axis]).mul_(half[axis])
+        away.addcmul_(along, lever)
+    length = torch.sqrt(normal[0].square() + normal[1].square() + normal[2].square())
+    facing /= length
+    facing = torch.where(is_ball, facing, facing.abs()).clamp_(min=0.0)
+    light.index_copy_(0, rows, AMBIENT + DIFFUSE * facing)
+    distance.index_copy_(0, rows, away.div_(length).abs_())
 
 
 def _darken(looks: Looks, hits: Hits, cam: Axes, colour: Tensor) -> None:
