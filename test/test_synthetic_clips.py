@@ -1,6 +1,7 @@
 """Clips against the renderer of the demo, brute force and themselves."""
 
 import dataclasses
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -11,7 +12,11 @@ from recon4d_ros.errors import ConfigError
 from recon4d_ros.geometry import camera, pointmap, se3
 from recon4d_ros.synthetic import raycast
 from recon4d_ros.synthetic.clips import ClipGenerator, ClipSettings, tracks
+from recon4d_ros.synthetic.clips.dice import Dice
 from recon4d_ros.synthetic.clips.generator import ClipTruth
+from recon4d_ros.synthetic.clips.motion import views
+from recon4d_ros.synthetic.clips.pictures import pictures
+from recon4d_ros.synthetic.clips.sampling import draw_world
 from recon4d_ros.synthetic.clips.settings import NO_EFFECTS, CameraShares, ObjectShares
 from recon4d_ros.synthetic.clips.world import Kind
 from recon4d_ros.synthetic.motions import Fixed
@@ -64,6 +69,28 @@ def test_depth_and_solids_are_those_of_the_demos_ray_caster(clip: int) -> None:
         error = (truth.hits.depth[frame].flatten() / expected.depth - 1.0).abs()
         assert error[same].max() < 2e-5
         assert len(torch.unique(solid)) > 3
+
+
+def test_bounds_of_balls_in_the_image_touch_their_outlines() -> None:
+    numbers = range(20)
+    world = draw_world(SMALL, Dice(5, numbers, torch.device("cpu")))
+    view = views(world, torch.zeros(len(numbers), 1, dtype=torch.float64))
+    seen = pictures(world, view, torch.float64)
+    sphere = torch.randn(200_000, 3, dtype=torch.float64, generator=torch.manual_seed(0))
+    sphere /= sphere.norm(dim=-1, keepdim=True)
+    num_checked = 0
+    for clip, place in (seen.kind == Kind.ELLIPSOID).nonzero().tolist():
+        surface = sphere * world.solids.half_size[clip, place]
+        points = se3.transform(view.T_cam_solid[clip, 0, place], surface)
+        if points[:, 2].min() > 0.3:
+            uv = camera.project(points, world.K[clip])
+            size = (uv.amax(dim=0) - uv.amin(dim=0)).max()
+            for bound, found in ((seen.low, uv.amin(dim=0)), (-seen.high, -uv.amax(dim=0))):
+                margin = found - bound[clip, place]
+                assert (margin > -1e-9).all()
+                assert (margin < 1e-3 * size).all()
+            num_checked += 1
+    assert num_checked > 20
 
 
 def test_rays_that_cross_bent_quads_end_on_them() -> None:
@@ -202,6 +229,18 @@ def test_a_clip_is_the_same_in_every_batch() -> None:
         assert equal(alone, Clips(**rows))
     other = ClipGenerator(SMALL, seed=6).clips(3, 1)
     assert not torch.equal(other.K, whole.K[:1])
+
+
+def test_clips_made_side_by_side_are_those_made_one_by_one() -> None:
+    alone = ClipGenerator(SMALL, seed=5).clips(0, 4)
+    torch.set_num_threads(3)
+    try:
+        together = ClipGenerator(SMALL, seed=5).clips(0, 4)
+        with ThreadPoolExecutor(1) as later:
+            assert later.submit(torch.get_num_threads).result() == torch.get_num_threads() == 3
+    finally:
+        torch.set_num_threads(1)
+    assert equal(together, alone)
 
 
 def test_clips_made_in_one_pass_are_those_made_one_by_one() -> None:

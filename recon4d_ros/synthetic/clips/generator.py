@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -27,7 +29,7 @@ from recon4d_ros.synthetic.clips.world import World
 # Moments of an open shutter that a blurred picture is the mean of, share of the exposure.
 _MOMENTS = (-0.375, -0.125, 0.125, 0.375)
 
-_PICTURES_IN_CACHE = 2
+_PICTURES_IN_CACHE = 4
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,6 @@ class ClipGenerator:
             self.settings.num_textures, self.settings.texture_size, seed, self.device
         )
 
-    @torch.no_grad()
     def clips(self, first: int, count: int, *, dense_motion: bool = False) -> Clips:
         """Clips number `first` to `first + count - 1`.
 
@@ -87,12 +88,14 @@ class ClipGenerator:
             raise ConfigError(
                 f"clips {first} to {first + count - 1}: expected 0 <= first, one clip"
             )
-        # One at a time on a CPU, where a clip keeps all cores busy and its pictures fit the cache.
-        step = 1 if self.device.type == "cpu" else count
-        parts = [
-            self._make(range(start, min(start + step, first + count)), dense_motion)
-            for start in range(first, first + count, step)
-        ]
+        numbers = range(first, first + count)
+        if self.device.type != "cpu":
+            return self._make(numbers, dense_motion)
+
+        def make(number: int) -> Clips:
+            return self._make(range(number, number + 1), dense_motion)
+
+        parts = _side_by_side(make, numbers)
         return parts[0] if len(parts) == 1 else Clips.joined(parts)
 
     def truth(self, numbers: range) -> ClipTruth:
@@ -110,6 +113,7 @@ class ClipGenerator:
         path = tracks.track(world, view, settings.size, material)
         return ClipTruth(world, view, hits, labels, queries, material, path, spoilt)
 
+    @torch.no_grad()
     def _make(self, numbers: range, dense_motion: bool) -> Clips:
         truth = self.truth(numbers)
         colours = self._colours(truth)
@@ -176,6 +180,22 @@ class ClipGenerator:
         """Pictures to work on at a time: few on a CPU, so that they stay in its cache."""
         step = _PICTURES_IN_CACHE if self.device.type == "cpu" else count
         return [slice(start, start + step) for start in range(0, count, step)]
+
+
+def _side_by_side(make: Callable[[int], Clips], numbers: range) -> list[Clips]:
+    """One clip after the other on every core.
+
+    A clip is some ten thousand small operations, which gain little from threads within them.
+    """
+    num_threads = torch.get_num_threads()
+    if min(num_threads, len(numbers)) == 1:
+        return [make(number) for number in numbers]
+    try:
+        with ThreadPoolExecutor(num_threads, "clips", torch.set_num_threads, (1,)) as threads:
+            return list(threads.map(make, numbers))
+    finally:
+        # What a thread asks for itself is what later threads begin with, too.
+        torch.set_num_threads(num_threads)
 
 
 def _dynamic_mask(truth: ClipTruth) -> Tensor:
