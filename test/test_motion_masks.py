@@ -14,7 +14,8 @@ from recon4d_ros.config import Config
 from recon4d_ros.datatypes import FlowField
 from recon4d_ros.motion.background import fit_background, narrowest_interval, residual
 from recon4d_ros.motion.cleanup import clean_up, drop_small, fill_holes, fill_undecided
-from recon4d_ros.motion.epipolar_pair import pair_evidence, spread
+from recon4d_ros.motion.epipolar_pair import PairEvidence, pair_evidence, spread
+from recon4d_ros.motion.fusion import join
 from recon4d_ros.motion.segmentation import Segmenter
 
 SCALE = 320 / 512
@@ -158,6 +159,13 @@ def test_pair_that_fits_nothing_casts_no_vote():
     spoilt = SimpleNamespace(**{**vars(arrival), "flows": (_random_flow(),)})
     dynamic = Segmenter(_config()).segment_frame(spoilt)
     assert not dynamic.mask.any() and not dynamic.decided.any()
+
+
+def test_votes_grow_with_the_logarithm_within_their_bounds():
+    evidence = np.float32([[1e-9, 0.1, 0.5, 1.0, 2.0, 1e9, np.nan]])
+    decided = np.isfinite(evidence)
+    belief = join([PairEvidence(0, 3, evidence, decided, loudness=3.0)], evidence.shape).belief
+    assert np.allclose(belief / 3, [[-0.4, -0.299, -0.0901, 0.0, 0.693, 2.0, 0.0]], atol=1e-3)
 
 
 def test_pair_with_hardly_a_valid_pixel_casts_no_vote():

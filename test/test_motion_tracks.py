@@ -35,7 +35,8 @@ def tracks(moving: float, resting: float = 0.05) -> SeenTracks:
 
 
 def no_votes() -> Votes:
-    return Votes(np.full(SIZE, -2, np.float32), np.zeros(SIZE, np.float32), np.ones(SIZE, bool))
+    zeros = np.zeros(SIZE, np.float32)
+    return Votes(np.full(SIZE, -2, np.float32), zeros, np.ones(SIZE, bool), zeros)
 
 
 def test_a_part_with_moving_tracks_moves_where_pairs_are_blind():

@@ -47,7 +47,8 @@ def picture(steps: int) -> np.ndarray:
 
 def votes() -> Votes:
     belief = np.where(THING, np.float32(5), np.float32(-3))
-    return Votes(np.where(RING, np.float32(0.5), belief), np.ones_like(belief), ~RING)
+    belief = np.where(RING, np.float32(0.5), belief)
+    return Votes(belief, np.ones_like(belief), ~RING, np.zeros_like(belief))
 
 
 def flow_to(steps: int) -> FlowField:
@@ -71,6 +72,18 @@ def test_what_lies_behind_rests_and_the_thing_does_not():
     found = rests(told(-1, 1))
     assert found[RING & ~THING].mean() > 0.8
     assert found[RING & THING].mean() < 0.05
+
+
+def test_the_thing_is_shown_nowhere_at_rest():
+    after = told(-1, 1)
+    assert (after.unrest[RING & THING] == 1).mean() > 0.8
+    assert not after.unrest[~RING | rests(after)].any()
+    assert not after.decided[after.unrest > 0].any()
+
+
+def test_both_sides_are_heard():
+    after = told(-1, before=told(1))
+    assert (after.unrest[RING & THING & ~after.decided] == 2).mean() > 0.8
 
 
 def test_a_partner_tells_only_what_it_shows():

@@ -8,7 +8,7 @@ a thing may rest in one pair and move in another, silence speaks less loud than 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import cv2
 import numpy as np
@@ -23,6 +23,8 @@ Bools = NDArray[np.bool_]
 # Bounds of one pair's vote and of the belief, in units of log(residual^2 / threshold^2).
 MOTION_VOTE = 2.0
 REST_VOTE = 0.4
+# Share of that logarithm in a vote for rest: what moves a little speaks for rest a little.
+REST_SHARE = 0.13
 BELIEF_BOUND = 6.0
 # A moving part holds at least one pixel believed to move as if two pairs had shouted so.
 SEED_BELIEF = 3.5
@@ -36,21 +38,25 @@ class Votes:
         belief: (H, W) float32, > 0 speaks for motion.
         evidence: (H, W) float32, the largest squared residual over its threshold.
         decided: (H, W) bool, at least one pair could vote.
+        unrest: (H, W) float32, on how many sides, past and later, frames were looked at and do
+            not show an undecided pixel where it would be at rest.
     """
 
     belief: Floats
     evidence: Floats
     decided: Bools
+    unrest: Floats
 
     def louder(self, num_pairs: int, num_judged: int) -> Votes:
         """The judged pairs speak for those that were left out, too."""
         factor = np.float32(num_pairs / max(num_judged, 1))
-        return Votes(factor * self.belief, self.evidence, self.decided)
+        return replace(self, belief=factor * self.belief)
 
 
 def join(pairs: Sequence[PairEvidence], size: tuple[int, int]) -> Votes:
     """Votes of pairs that share their source frame; none at all leave all undecided."""
-    votes = Votes(np.zeros(size, np.float32), np.zeros(size, np.float32), np.zeros(size, np.bool_))
+    none = np.zeros(size, np.float32)
+    votes = Votes(none, none, np.zeros(size, np.bool_), none)
     for pair in pairs:
         votes = add(votes, _votes_of(pair))
     return votes
@@ -62,6 +68,7 @@ def add(one: Votes, other: Votes) -> Votes:
         one.belief + other.belief,
         np.maximum(one.evidence, other.evidence),
         one.decided | other.decided,
+        one.unrest + other.unrest,
     )
 
 
@@ -75,7 +82,7 @@ def remember(votes: Votes, belief_there: Floats, there: FlowField, memory: float
         memory: share of the belief that is handed on.
     """
     belief = votes.belief + memory * carried(belief_there, there)
-    return Votes(np.clip(belief, -BELIEF_BOUND, BELIEF_BOUND), votes.evidence, votes.decided)
+    return replace(votes, belief=np.clip(belief, -BELIEF_BOUND, BELIEF_BOUND))
 
 
 def carried(belief_there: Floats, there: FlowField) -> Floats:
@@ -113,7 +120,8 @@ def union(votes: Votes) -> Bools:
 
 
 def _votes_of(pair: PairEvidence) -> Votes:
-    evidence = np.where(pair.decided, pair.evidence, 1).astype(np.float32)
-    vote = np.log(np.clip(evidence, np.exp(-REST_VOTE), np.exp(MOTION_VOTE)))
+    evidence = np.where(pair.decided, pair.evidence, 0).astype(np.float32)
+    vote = np.log(np.clip(evidence, np.exp(-REST_VOTE / REST_SHARE), np.exp(MOTION_VOTE)))
+    vote = np.where(pair.decided, np.maximum(vote, REST_SHARE * vote), np.float32(0))
     vote *= np.float32(pair.loudness)
-    return Votes(vote, np.where(pair.decided, pair.evidence, 0).astype(np.float32), pair.decided)
+    return Votes(vote, evidence, pair.decided, np.zeros_like(vote))

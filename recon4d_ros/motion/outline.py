@@ -17,42 +17,52 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from recon4d_ros.motion.fusion import Votes
+
 Floats: TypeAlias = NDArray[np.float32]
 Bools: TypeAlias = NDArray[np.bool_]
 
 # Half side of the square in which colours explain the belief, px of the reference size.
 RADIUS_PX = 16.0
 # Variance of colours, of full scale, that explains nothing.
-FLAT = 3e-4
+FLAT = 5e-5
 # Belief beyond this is sure enough; louder pixels must not drown the others.
 LOUDEST = 3.0
-# Weight of pixels where no pair could vote.
+# Weight of pixels where no pair could vote, and of those among them that do not look at rest.
 UNDECIDED_WEIGHT = 1e-3
+UNREST_WEIGHT = 0.5
 
 
-def to_edges(belief: Floats, decided: Bools, rgb: NDArray[np.uint8], scale: float) -> Floats:
+def to_edges(votes: Votes, rgb: NDArray[np.uint8], scale: float) -> Floats:
     """Belief that follows the edges of the image.
 
     Args:
-        belief: (H, W), > 0 speaks for motion.
-        decided: (H, W) bool, where it rests on evidence.
+        votes: of the frame.
         rgb: (h, w, 3) image of any size.
         scale: long side of the grid over the reference side, for the lengths.
 
     Returns:
         (H, W) belief within about `LOUDEST`, also where nothing was decided.
     """
-    height, width = belief.shape
+    height, width = votes.belief.shape
     half = max(width // 2, 1), max(height // 2, 1)
     colours = _resized(rgb, half)
-    weight = _resized(np.where(decided, np.float32(1), np.float32(UNDECIDED_WEIGHT)), half)
-    wanted = np.clip(belief, -LOUDEST, LOUDEST) * np.where(decided, 1, UNDECIDED_WEIGHT)
+    weight = _weight(votes)
+    belief = np.where(votes.decided, votes.belief, votes.belief + votes.unrest)
+    wanted = _resized(np.clip(belief, -LOUDEST, LOUDEST) * weight, half)
+    weight = _resized(weight, half)
     side = 2 * max(1, round(RADIUS_PX * scale / 2)) + 1
-    factors = _factors(colours, _resized(wanted.astype(np.float32), half), weight, side)
+    factors = _factors(colours, wanted, weight, side)
     factors = _resized(factors, (width, height), cv2.INTER_LINEAR)
     image = _resized(rgb, (width, height))
     explained = cv2.multiply(factors[..., :3], image)
     return np.asarray(explained[..., 0] + explained[..., 1] + explained[..., 2] + factors[..., 3])
+
+
+def _weight(votes: Votes) -> Floats:
+    """How much each pixel (H, W) has to say of those around it."""
+    undecided = np.where(votes.unrest > 0, UNREST_WEIGHT, UNDECIDED_WEIGHT)
+    return np.where(votes.decided, 1.0, undecided).astype(np.float32)
 
 
 def _factors(colours: Floats, wanted: Floats, weight: Floats, side: int) -> Floats:

@@ -328,7 +328,7 @@ class Segmenter:
         moving, least = self._fuse(votes), self._config.min_area_px
         if frame is None or self._config.fusion == "union":
             return clean_up(moving, votes.decided, least, scale)
-        belief = to_edges(votes.belief, votes.decided, frame.rgb.numpy(), scale)
+        belief = to_edges(votes, frame.rgb.numpy(), scale)
         return tidy(grown(moving, belief > LEAST_DRAWN), THIN_PX, least, scale)
 
     def _seen(

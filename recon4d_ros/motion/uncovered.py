@@ -63,24 +63,33 @@ def resting_behind(
     undecided = ~votes.decided
     if not undecided.any():
         return votes
-    coarse = Votes(votes.belief[COARSE], votes.evidence[COARSE], votes.decided[COARSE])
+    coarse = Votes(*(values[COARSE] for values in vars(votes).values()))
     beside = _grown(hysteresis(coarse), REACH_PX * scale / 2)
     if not (beside & ~coarse.decided).any():
         return votes
     box = _box(_grown(beside, AROUND_PX[0] * scale / 2))
-    rests = np.zeros(beside.shape, np.bool_)
+    rests, differs = np.zeros(beside.shape, np.bool_), np.zeros(beside.shape, np.bool_)
     for flow, there in partners:
-        rests[box] |= _shows_behind(coarse, box, image, flow, there, scale / 2)
-    height, width = undecided.shape
-    found = (rests & beside).repeat(2, axis=0).repeat(2, axis=1)[:height, :width] & undecided
-    belief = np.where(found, np.float32(-LOUDEST), votes.belief)
-    return replace(votes, belief=belief, decided=votes.decided | found)
+        rests_there, differs_there = _shows_behind(coarse, box, image, flow, there, scale / 2)
+        rests[box] |= rests_there
+        differs[box] |= differs_there
+    found, strange = (
+        part.repeat(2, axis=0).repeat(2, axis=1)[: undecided.shape[0], : undecided.shape[1]]
+        for part in (rests & beside, differs & ~rests & beside)
+    )
+    found &= undecided
+    return replace(
+        votes,
+        belief=np.where(found, np.float32(-LOUDEST), votes.belief),
+        decided=votes.decided | found,
+        unrest=votes.unrest + (strange & undecided),
+    )
 
 
 def _shows_behind(
     votes: Votes, box: Box, image: Image, field: FlowField, there: Image, scale: float
-) -> Bools:
-    """(h, w) where the partner shows a pixel of the box where the background went."""
+) -> tuple[Bools, Bools]:
+    """(h, w) where the partner shows a pixel of the box where the background went, where not."""
     flow: Floats = np.float32(0.5) * field.flow.numpy()[COARSE][box]
     usable, belief = field.valid.numpy()[COARSE][box] & votes.decided[box], votes.belief[box]
     resting = usable & (belief < 0)
@@ -91,7 +100,8 @@ def _shows_behind(
     usual = if_resting[resting & np.isfinite(if_resting)][::4]
     usual_difference = float(np.median(usual)) if len(usual) else 0.0
     fits = if_resting < FIT * max(usual_difference, LEAST_DIFFERENCE)
-    return np.asarray(is_known & fits & ((if_resting < if_moving) | ~is_moving_known))
+    shown = is_known & fits & ((if_resting < if_moving) | ~is_moving_known)
+    return shown, is_known & np.isfinite(if_resting) & ~shown
 
 
 def mean_around(flow: Floats, counted: Bools, scale: float) -> tuple[Floats, Bools]:
