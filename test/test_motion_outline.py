@@ -9,7 +9,7 @@ from flow_scene import SIZE, FlowScene, ellipse, overlap, smooth_noise
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import Frame
 from recon4d_ros.motion.fusion import Votes
-from recon4d_ros.motion.outline import FLAT, _factors, _resized, to_edges
+from recon4d_ros.motion.outline import _factors, _resized, to_edges
 from recon4d_ros.motion.segmentation import Segmenter
 
 SCALE = 320 / 512
@@ -79,7 +79,7 @@ def test_factors_are_those_of_weighted_least_squares():
             at = np.s_[row - 2 : row + 3, column - 2 : column + 3]
             X = np.concatenate([colours[at].reshape(-1, 3), np.ones((25, 1))], -1).astype(float)
             w, y = weight[at].reshape(-1).astype(float), belief[at].reshape(-1).astype(float)
-            ridge = np.diag([FLAT * w.sum()] * 3 + [0.0])
+            ridge = np.diag([5e-5 * w.sum()] * 3 + [0.0])
             solved = np.linalg.solve(X.T @ (X * w[:, None]) + ridge, X.T @ (w * y))
             mean += w.sum() * solved
             total += w.sum()

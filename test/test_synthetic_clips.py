@@ -76,7 +76,8 @@ def test_bounds_of_balls_in_the_image_touch_their_outlines() -> None:
     world = draw_world(SMALL, Dice(5, numbers, torch.device("cpu")))
     view = views(world, torch.zeros(len(numbers), 1, dtype=torch.float64))
     seen = pictures(world, view, torch.float64)
-    sphere = torch.randn(200_000, 3, dtype=torch.float64, generator=torch.manual_seed(0))
+    random = torch.Generator().manual_seed(0)
+    sphere = torch.randn(200_000, 3, dtype=torch.float64, generator=random)
     sphere /= sphere.norm(dim=-1, keepdim=True)
     num_checked = 0
     for clip, place in (seen.kind == Kind.ELLIPSOID).nonzero().tolist():

@@ -68,28 +68,28 @@ def resting_behind(
     if not (beside & ~coarse.decided).any():
         return votes
     box = _box(_grown(beside, AROUND_PX[0] * scale / 2))
-    rests, differs = np.zeros(beside.shape, np.bool_), np.zeros(beside.shape, np.bool_)
+    asked, rests = np.zeros((2, *beside.shape), np.bool_)
     for flow, there in partners:
-        rests_there, differs_there = _shows_behind(coarse, box, image, flow, there, scale / 2)
-        rests[box] |= rests_there
-        differs[box] |= differs_there
-    found, strange = (
-        part.repeat(2, axis=0).repeat(2, axis=1)[: undecided.shape[0], : undecided.shape[1]]
-        for part in (rests & beside, differs & ~rests & beside)
+        known, shown = _shows_behind(coarse, box, image, flow, there, scale / 2)
+        asked[box] |= known
+        rests[box] |= shown
+    height, width = undecided.shape
+    asked, rests = (
+        (part & beside).repeat(2, axis=0).repeat(2, axis=1)[:height, :width] & undecided
+        for part in (asked, rests)
     )
-    found &= undecided
     return replace(
         votes,
-        belief=np.where(found, np.float32(-LOUDEST), votes.belief),
-        decided=votes.decided | found,
-        unrest=votes.unrest + (strange & undecided),
+        belief=np.where(rests, np.float32(-LOUDEST), votes.belief),
+        decided=votes.decided | rests,
+        unrest=votes.unrest + (asked & ~rests),
     )
 
 
 def _shows_behind(
     votes: Votes, box: Box, image: Image, field: FlowField, there: Image, scale: float
 ) -> tuple[Bools, Bools]:
-    """(h, w) where the partner shows a pixel of the box where the background went, where not."""
+    """(h, w) of the box, which pixels the partner would show at rest, and which it does show."""
     flow: Floats = np.float32(0.5) * field.flow.numpy()[COARSE][box]
     usable, belief = field.valid.numpy()[COARSE][box] & votes.decided[box], votes.belief[box]
     resting = usable & (belief < 0)
@@ -101,7 +101,7 @@ def _shows_behind(
     usual_difference = float(np.median(usual)) if len(usual) else 0.0
     fits = if_resting < FIT * max(usual_difference, LEAST_DIFFERENCE)
     shown = is_known & fits & ((if_resting < if_moving) | ~is_moving_known)
-    return shown, is_known & np.isfinite(if_resting) & ~shown
+    return is_known & np.isfinite(if_resting), shown
 
 
 def mean_around(flow: Floats, counted: Bools, scale: float) -> tuple[Floats, Bools]:

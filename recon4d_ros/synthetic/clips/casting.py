@@ -82,12 +82,9 @@ class _Tiles:
         self._size = size
         self.rows, self.columns = (-(-side // _TILE) for side in size)
         self.num_tiles = len(pictures.K) * self.rows * self.columns
-        self.step = torch.arange(_TILE, device=pictures.K.device)
-        down, right = (
-            torch.arange(self.rows).to(self.step),
-            torch.arange(self.columns).to(self.step),
-        )
-        self._corner = _TILE * torch.cartesian_prod(down, right).T.flip(0)
+        self.step = torch.arange(_TILE).to(pictures.matrix)
+        tile = torch.arange(self.rows * self.columns, device=self.step.device)
+        self._corner = _TILE * torch.stack([tile % self.columns, tile // self.columns])
         self._centre = pictures.K[:, :2, 2].T
         self._num_solids = pictures.kind.shape[1]
         # Slopes are linear in the pixel: those on the axis and of a step each way suffice.
@@ -109,9 +106,9 @@ class _Tiles:
         axis, across, along, origin, wave = torch.split(columns, [3, 3, 3, 3, 2])
         corner = self._corner.index_select(1, tile) - self._centre.index_select(1, frame)
         u, v = corner.to(columns)[..., None]
-        first, step = axis + u * across + v * along, self.step.to(columns)
-        lines = torch.addcmul(first, along, step)[..., None]
-        slopes = torch.addcmul(lines, across[..., None], step).flatten(2)
+        first = axis + u * across + v * along
+        lines = torch.addcmul(first, along, self.step)[..., None]
+        slopes = torch.addcmul(lines, across[..., None], self.step).flatten(2)
         return Axes(*origin), Axes(*slopes), Wave(*wave)
 
     def picture(self, tiled: Tensor) -> Tensor:
