@@ -194,8 +194,8 @@ def stamp(index: int) -> int:
     return 33_000_000 * (index + 1)
 
 
-def window_of(frames: list[Frame] | tuple[Frame, ...], num_new: int = 4) -> Window:
-    return Window(frames=tuple(frames), num_new=num_new)
+def window_of(frames: list[Frame] | tuple[Frame, ...]) -> Window:
+    return Window(frames=tuple(frames), settled_before=frames[-1].index - 2)
 
 
 def nothing_moves(indices: range | tuple[int, ...], size: tuple[int, int]) -> DynamicMask:

@@ -177,7 +177,7 @@ class Walk:
         if index % 4 != 3:
             return
         indices = range(max(0, index - 11), index + 1)
-        window = Window(self.frames[indices[0] : index + 1], 4)
+        window = Window(self.frames[indices[0] : index + 1], index - 2)
         still = scene.nothing_moves(indices, self.predictor.view.size)
         aligned = self.aligner.align(window, self.predictor.window(indices), still)
         for row, number in enumerate(indices):

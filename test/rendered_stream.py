@@ -24,4 +24,4 @@ def frames(name: str, count: int, width: int = 320, step: int = 1) -> tuple[Fram
 
 def windows(stream: tuple[Frame, ...], size: int = 12, stride: int = 4) -> list[Window]:
     ends = range(stride, len(stream) + 1, stride)
-    return [Window(stream[max(0, end - size) : end], stride) for end in ends]
+    return [Window(stream[max(0, end - size) : end], end - 3) for end in ends]

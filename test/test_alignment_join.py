@@ -27,9 +27,10 @@ TURNED = se3.exp(torch.tensor([1.0, 2.0, 3.0, 0.3, 0.2, 0.1], dtype=torch.float6
 Predict = Callable[[scene.ExactPredictor, range], tuple[WindowPrediction, DynamicMask | None]]
 
 
-def blank_window(view, indices: range, num_new: int = 4) -> Window:
+def blank_window(view, indices: range) -> Window:
     rgb = torch.zeros(*view.size, 3, dtype=torch.uint8)
-    return Window(tuple(Frame(i, scene.stamp(i), rgb, view) for i in indices), num_new)
+    frames = tuple(Frame(i, scene.stamp(i), rgb, view) for i in indices)
+    return Window(frames, indices[-1] - 2)
 
 
 class Run:

@@ -141,15 +141,15 @@ def test_the_number_of_tracks_is_bounded_and_they_end():
         assert len(tracks.ids) <= 60
     grey = torch.full((240, 320, 3), 100, dtype=torch.uint8)
     blind = tuple(replace(stream[0], index=LENGTH + i, rgb=grey) for i in range(16))
-    assert len(tracker.track(Window(blind[:12], 12)).ids) > 0
-    assert len(tracker.track(Window(blind[4:], 4)).ids) == 0
+    assert len(tracker.track(Window(blind[:12], 9)).ids) > 0
+    assert len(tracker.track(Window(blind[4:], 13)).ids) == 0
 
 
 def test_a_hidden_point_is_found_again():
     stream = list(frames("standing_still", 8))
-    before = KltTracker().track(Window(tuple(stream), 8))
+    before = KltTracker().track(Window(tuple(stream), 5))
     stream[3] = replace(stream[3], rgb=torch.zeros_like(stream[3].rgb))
-    tracks = KltTracker().track(Window(tuple(stream), 8))
+    tracks = KltTracker().track(Window(tuple(stream), 5))
     old = tracks.ids < len(before.ids)
     assert not bool(tracks.visibility[3].any())
     found = tracks.visibility[-1, old] > 0
@@ -181,9 +181,9 @@ def test_a_frame_of_another_size_is_refused_and_changes_nothing():
     tracker.track(windows(stream)[0])
     odd = replace(stream[4], rgb=stream[4].rgb[:-1])
     with pytest.raises(PredictorError, match="size"):
-        tracker.track(Window((*stream[:4], odd), 1))
+        tracker.track(Window((*stream[:4], odd), 2))
     with pytest.raises(PredictorError, match="order"):
-        tracker.track(Window(stream[:2], 1))
+        tracker.track(Window(stream[:2], 0))
     assert same(tracker.track(windows(stream)[1]), good[1])
 
 
@@ -206,7 +206,7 @@ def test_mobility_of_walkers(walkers):
     for window in windows(walkers):
         start = time.process_time()
         tracks = tracker.track(window)
-        seconds.append((time.process_time() - start) / window.num_new)
+        seconds.append((time.process_time() - start) / 4)  # of the window's frames are new
         shares.append(moving_share(window, tracks, masks))
         scores.append(tracks.mobility[-1].numpy())
     score, share = np.concatenate(scores), np.concatenate(shares)

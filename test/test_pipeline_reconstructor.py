@@ -111,16 +111,17 @@ def test_finish_gives_the_rest_once():
     assert reconstructor.finish() == ((), ())
 
 
-def test_windows_overlap_and_start_short():
+def test_windows_make_every_frame_final_in_time():
     window = SlidingWindow(SMALL.window)
-    given = [window.push(frame) for frame in stream(16)]
-    assert [entry is not None for entry in given] == [i % 4 == 3 for i in range(16)]
-    held = [entry.indices for entry in given if entry is not None]
-    assert held == [tuple(range(max(0, e - 12), e)) for e in (4, 8, 12, 16)]
-    assert window.flush() is None
-    window.push(stream(17)[16])
-    last = window.flush()
-    assert last is not None and last.num_new == 1 and len(last.frames) == 12
+    given = [window.push(frame) for frame in stream(20)]
+    # Of the first four frames each waits for as many as may follow it; then they come by fours.
+    assert [i for i in range(20) if given[i] is not None] == [6, 7, 8, 9, 10, 14, 18]
+    windows = [entry for entry in given if entry is not None]
+    assert [entry.settled_before for entry in windows] == [1, 2, 3, 4, 8, 12, 16]
+    assert [len(entry.frames) for entry in windows] == [7, 8, 9, 10, 11, 12, 12]
+    assert windows[-1].indices == tuple(range(7, 19))
+    window.reset()
+    assert [window.push(frame) is not None for frame in stream(7)] == 6 * [False] + [True]
 
 
 # ------------------------------------------------------------------ causality and determinism
@@ -188,7 +189,7 @@ def test_a_missing_frame_number_is_no_harm():
 )
 def test_a_stage_that_fails_leaves_the_map_untouched(monkeypatch, part, method, error):
     reconstructor, done = build_reconstructor(SMALL), Run()
-    for frame in stream(19):
+    for frame in stream(18):
         done.step(reconstructor, frame)
     before = reconstructor.static_map()
     assert len(before.points) > 100
@@ -199,11 +200,11 @@ def test_a_stage_that_fails_leaves_the_map_untouched(monkeypatch, part, method, 
     with monkeypatch.context() as patch:
         patch.setattr(getattr(reconstructor, part), method, fail)
         with pytest.raises(error, match="on purpose"):
-            reconstructor.step(stream()[19])
+            reconstructor.step(stream()[18])
     after = reconstructor.static_map()
     for name in ("points", "rgb", "confidence", "num_observations"):
         assert torch.equal(getattr(before, name), getattr(after, name))
-    for frame in stream()[20:]:
+    for frame in stream()[19:]:
         done.step(reconstructor, frame)
     done.final += [(LENGTH, each) for each in reconstructor.finish()[0]]
     assert [r.frame.index for r in done.finals()] == list(range(LENGTH))

@@ -84,11 +84,11 @@ class Window:
 
     Attributes:
         frames: the frames; fewer than the configured size only at the start of a stream.
-        num_new: how many of them (the last ones) no earlier window held.
+        settled_before: frames of a lower number are final once the window is done.
     """
 
     frames: tuple[Frame, ...]
-    num_new: int
+    settled_before: int
 
     @property
     def indices(self) -> tuple[int, ...]:

@@ -134,7 +134,7 @@ def _followed(rgb: Tensor, asked: Array) -> tuple[Array, Mask]:
     order: list[int] = []
     tracker = KltTracker(max_points=max(1, len(asked)), seek=partial(_due, asked, order))
     for frame, image in enumerate(rgb):
-        tracks = tracker.track(Window((Frame(frame, frame, image),), 1))
+        tracks = tracker.track(Window((Frame(frame, frame, image),), frame))
         ids, at = tracker.positions()
         number = np.array(order, np.int64)
         started = asked[:, 0] < frame

@@ -130,13 +130,13 @@ class Reconstructor:
             on_provisional(provisional)
         if tracked.window is None:
             return StepOutput(provisional, (), (), watch.seconds)
-        settled_before = self._settled_before(provisional.frame.index)
-        aligned, final = self._refined_window(tracked.window, settled_before, watch)
+        aligned, final = self._refined_window(tracked.window, watch)
         with watch.stage("align"), exclusive or nullcontext():
             final, events = self._committed(aligned, tracked.window, final)
             if on_window is not None:
                 on_window(final, events)
-        self._take_into_map(final, events, settled_before, watch)
+        self._take_into_map(final, events, watch)
+        self._num_final = tracked.window.settled_before
         return StepOutput(provisional, final, events, watch.seconds)
 
     def finish(self) -> tuple[tuple[Reconstruction, ...], tuple[MapEvent, ...]]:
@@ -144,12 +144,13 @@ class Reconstructor:
         frames = self._window.frames
         if not frames or self._num_final > frames[-1].index:
             return (), ()
-        window = Window(frames, 0)
-        settled_before, watch = frames[-1].index + 1, Stopwatch()
-        aligned, final = self._refined_window(window, settled_before, watch)
+        window = Window(frames, frames[-1].index + 1)
+        watch = Stopwatch()
+        aligned, final = self._refined_window(window, watch)
         # Nobody would hear of a correction any more.
         final, events = self._committed(aligned, window, final, close_loops=False)
-        self._take_into_map(final, events, settled_before, watch)
+        self._take_into_map(final, events, watch)
+        self._num_final = window.settled_before
         return final, events
 
     def static_map(self) -> PointCloud:
@@ -246,16 +247,11 @@ class Reconstructor:
             oldest = min(self._masks)
             del self._masks[oldest], self._is_dense[oldest]
 
-    def _settled_before(self, newest: int) -> int:
-        """First frame number that the window ending at `newest` does not make final."""
-        window = self._config.window
-        return newest - (window.final_lag - window.stride)
-
     def _refined_window(
-        self, window: Window, settled_before: int, watch: Stopwatch
+        self, window: Window, watch: Stopwatch
     ) -> tuple[AlignedWindow, tuple[Reconstruction, ...]]:
         """Predict, segment, align and refine a window; its settled frames."""
-        settled = [i for i in window.indices if self._num_final <= i < settled_before]
+        settled = [i for i in window.indices if self._num_final <= i < window.settled_before]
         with watch.stage("predict"):
             prediction = self._predictor.predict(window)
         if self._tracker is not None:
@@ -295,7 +291,6 @@ class Reconstructor:
         self,
         final: tuple[Reconstruction, ...],
         events: tuple[MapEvent, ...],
-        settled_before: int,
         watch: Stopwatch,
     ) -> None:
         with watch.stage("map"):
@@ -304,4 +299,3 @@ class Reconstructor:
             for event in events:
                 if event.correction is not None:
                     self._map.correct(event.correction)
-        self._num_final = max(self._num_final, settled_before)

@@ -26,20 +26,19 @@ class TrackLog:
         self._window = SlidingWindow(self._config)
         self._tracker.reset()
         self._known: dict[int, Tracks] = {}
-        self._num_settled = 0
+        self._settled_before = 0
 
     def push(self, frame: Frame) -> None:
         """Take the next frame."""
         window = self._window.push(frame)
         if window is not None:
             self._note(window)
-            lag = self._config.final_lag - self._config.stride
-            self._num_settled = max(self._num_settled, frame.index - lag)
+            self._settled_before = window.settled_before
 
     def of(self, index: int) -> Tracks | None:
         """Tracks of a frame (T = 1) as far as they are known; None before it was tracked."""
         if index not in self._known and self._window.frames:
-            self._note(Window(self._window.frames, 0))
+            self._note(Window(self._window.frames, self._settled_before))
         return self._known.get(index)
 
     def forget_before(self, first: int) -> None:
@@ -49,5 +48,5 @@ class TrackLog:
     def _note(self, window: Window) -> None:
         tracks = self._tracker.track(window)
         for row, index in enumerate(window.indices):
-            if index >= self._num_settled:
+            if index >= self._settled_before:
                 self._known[index] = tracks.in_frame(row)

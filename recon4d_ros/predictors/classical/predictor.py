@@ -287,9 +287,7 @@ class ClassicalPredictor:
 
     def _settled(self, window: Window) -> list[int]:
         """Frames that this window makes final and that are not measured finally yet."""
-        newest = window.indices[-1]
-        stride = self._config.window.final_lag - self._config.window.stride + 1
-        ready = [index for index in window.indices if index <= newest - stride]
+        ready = [index for index in window.indices if index < window.settled_before]
         return [index for index in ready if not self._known[index].is_final]
 
     def _settle(self, index: int, gauge: Gauge, views: Mapping[int, View]) -> None:
