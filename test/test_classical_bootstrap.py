@@ -1,5 +1,7 @@
 """The first structure from exact and noisy tracks of point scenes."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -117,6 +119,16 @@ def test_a_quarter_of_moving_points_does_no_harm():
     depth_error, place_error = relative_errors(found, SIDEWAYS, count=300)
     assert depth_error < 0.05
     assert place_error < 0.1
+
+
+def test_what_most_of_the_view_does_not_fit_is_told():
+    """The fewer frames, the closer they must be explained: two explain nearly anything."""
+    found = bootstrap(views_of(SIDEWAYS, count=300))
+    assert found is not None and found.explains_most
+    off = np.random.default_rng(0).random(found.residual_px.shape) < 0.3
+    spoilt = replace(found, residual_px=np.where(off, 1.5, 0.1))
+    assert spoilt.explains_most
+    assert not replace(spoilt, T_cam_first=found.T_cam_first[:4]).explains_most
 
 
 @pytest.mark.parametrize("rotvec", [(0.0, 0.02, 0.0), (0.01, 0.005, 0.02), (0.0, 0.0, 0.0)])

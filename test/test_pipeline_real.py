@@ -1,6 +1,8 @@
 """The first second of real sequences through the whole reconstruction, at the usual sizes."""
 
-from functools import cache
+from dataclasses import replace
+from functools import cache, partial
+from itertools import islice
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ from stream_run import ate, run
 from recon4d_ros.config import Config
 from recon4d_ros.datatypes import Reconstruction, TrackingState
 from recon4d_ros.pipeline.factory import build_reconstructor
+from recon4d_ros.storage.dataset import SequenceFolder
 
 LENGTH = 30
 
@@ -67,3 +70,24 @@ def test_poses_and_depth_of_real_images(name, worst_ate, worst_depth):
     assert errors[1] < 2 * worst_ate
     assert relative < worst_depth
     assert share > 0.6
+
+
+def test_walkers_do_not_take_the_first_poses_along():
+    """From the eighth image on, two people fill what is near; the first structure must wait.
+
+    Measured: 0.009 m of a spread of 0.10 m. Taken from two images, it took the camera the wrong
+    way for good: 0.08 m.
+    """
+    folder = SequenceFolder(require("tum_fr3_walking_halfsphere_clip"))
+    frames = [replace(f, index=f.index - 7) for f in islice(folder, 7, 37)]
+    found = run(build_reconstructor(Config()), frames).finals()
+    truth = folder.truth.trajectory()
+    places = {int(s): T for s, T in zip(truth.stamps_ns, truth.T_world_cam, strict=True)}
+    exact = [places[min(places, key=partial(gap, frame.stamp_ns))] for frame in frames]
+    error = ate(found, exact)
+    print(f"ATE {error:.4f}")
+    assert error < 0.02
+
+
+def gap(one: int, other: int) -> int:
+    return abs(one - other)

@@ -3,7 +3,8 @@
 Several starts compete: the essential matrix, a sphere around the first camera with a small step
 along an axis, and the best of these with near and far swapped. Each goes through the bundle
 adjustment over all frames in between, and the cheapest wins. A start in the wrong valley shows in
-its cost, so that a short baseline is enough.
+its cost, so that a short baseline is enough. Unless much of the view moves: then a wrong one may
+explain more of a few frames than the right one, but not most of what is seen (`explains_most`).
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ _ITERATIONS = 15
 _LEAST_RHO = 0.05  # of a start; the median is 1
 _SURE = 0.15  # relative standard deviation of a depth that counts as known
 _SURE_SHARE = 0.6  # of the points
+_MOST, _FITTING_PX = 0.8, 0.33  # of what was seen fits, within so much for each frame
 _EXPLAINED = 0.25  # of what rotation leaves over may remain
 
 
@@ -71,6 +73,12 @@ class Structure:
     residual_px: Array
     cost: float
     readout: ReadoutTime
+
+    @property
+    def explains_most(self) -> bool:
+        """Whether most of what was seen fits; the fewer frames, the easier that is."""
+        fits = np.nanquantile(self.residual_px, _MOST) < _FITTING_PX * len(self.T_cam_first)
+        return bool(fits)
 
 
 def bootstrap(views: Views) -> Structure | None:

@@ -97,7 +97,7 @@ def relative_baseline(odometry: Odometry, frames: Sequence[int], index: int) -> 
     centres = rigid.inverse(poses)[:, :3, 3]
     if len(centres) < 2:
         return math.inf
-    _, depths = odometry.sparse_depth(index)
+    depths = odometry.sparse_depth(index)
     typical = float(np.median(depths)) if len(depths) else 1.0
     return float(np.linalg.norm(centres[:-1] - centres[-1], axis=1).max()) / typical
 

@@ -217,12 +217,10 @@ class Odometry:
             rows = np.flatnonzero(table.used & np.isfinite(uv[..., 0]).any(axis=0))
             return table.ids[rows], uv[:, rows], self._points.are_sure(rows)
 
-    def sparse_depth(self, index: int) -> tuple[Array, Array]:
-        """Pixels (N, 2) and depths (N,) of the surely known points seen in a frame."""
+    def sparse_depth(self, index: int) -> Array:
+        """Depths (N,) of the surely known points seen in a frame."""
         with self.lock:
-            rows = self._points.sure_rows(index)
-            uv = self._table.uv[rows, self._table.column(index)]
-            return uv, 1.0 / self._points.rho_in(index, rows)
+            return 1.0 / self._points.rho_in(index, self._points.sure_rows(index))
 
     # ------------------------------------------------------------------ front end
     def _open(self, index: int, stamp_ns: int, grey: Grey, T: Array) -> None:
@@ -314,7 +312,7 @@ class Odometry:
         return self._keyframes[-1], rows[self._table.host[rows] == self._keyframes[-1]]
 
     def _try_bootstrap(self, index: int, tracked: Tracked) -> Tracked:
-        """First structure once rotation leaves enough unexplained; else stay as it was."""
+        """First structure once rotation leaves enough over, if it is sure or cannot wait."""
         if self._rotation_px < self._next_try_px:
             return tracked
         reference, rows = self._reference(index)
@@ -322,6 +320,8 @@ class Odometry:
         structure = self._best_structure(rows, frames)
         if structure is None:
             self._next_try_px = max(self._rotation_px * 1.2, self._config.bootstrap_px)
+        may_wait = len(self._recent) <= self._window.final_lag
+        if structure is None or (may_wait and not structure.explains_most):
             return tracked
         self._take(structure, rows, frames)
         residual = float(np.nanmedian(structure.residual_px))
@@ -370,9 +370,8 @@ class Odometry:
         rows = table.resting_in(index)
         moved = table.uv[rows, table.column(index)] - table.uv[rows, table.column(last)]
         moved = moved[np.isfinite(moved[:, 0])]
-        if len(rows) < 0.6 * self._keyframe_points or len(moved) < MIN_POINTS:
-            return True
-        return float(np.median(np.linalg.norm(moved, axis=1))) > self._config.keyframe_px
+        few = len(rows) < 0.6 * self._keyframe_points or len(moved) < MIN_POINTS
+        return few or float(np.median(np.linalg.norm(moved, axis=1))) > self._config.keyframe_px
 
     def _make_keyframe(self, index: int) -> None:
         table = self._table
