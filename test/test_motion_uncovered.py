@@ -51,11 +51,10 @@ def votes() -> Votes:
     return Votes(belief, np.ones_like(belief), ~RING, np.zeros_like(belief))
 
 
-def flow_to(steps: int) -> FlowField:
-    flow = np.where(THING[..., None], THING_STEP, BEHIND_STEP) * steps
-    return FlowField(
-        10, 10 + steps, torch.from_numpy(flow.astype(np.float32)), torch.from_numpy(~RING)
-    )
+def flow_to(steps: int, moving: np.ndarray = THING, valid: np.ndarray = ~RING) -> FlowField:
+    flow = np.where(moving[..., None], THING_STEP, BEHIND_STEP) * steps
+    there = torch.from_numpy(flow.astype(np.float32))
+    return FlowField(10, 10 + steps, there, torch.from_numpy(valid))
 
 
 def told(*steps: int, before: Votes | None = None) -> Votes:
@@ -112,6 +111,23 @@ def test_what_is_decided_stays():
     assert np.array_equal(after.evidence, votes().evidence)
 
 
+def test_what_is_called_moving_and_clearly_seen_at_rest_is_disbelieved():
+    """Flow has laid the thing's motion over what lies around it, and passed its check."""
+    wide, everywhere = THING | RING, np.ones(SIZE, bool)
+    belief = np.where(wide, np.float32(5), np.float32(-3))
+    before = replace(votes(), belief=belief, decided=everywhere)
+    here = coarse_image(picture(0), SIZE)
+    partners = [
+        (flow_to(step, wide, everywhere), coarse_image(picture(step), SIZE)) for step in (-1, 1)
+    ]
+    after = resting_behind(before, here, partners, SCALE)
+    lost = before.belief - after.belief
+    assert (lost[RING & ~THING] == 5).mean() > 0.8
+    assert (lost[THING] == 0).mean() > 0.95
+    assert not lost[before.belief < 0].any()
+    assert np.array_equal(after.decided, before.decided) and not after.unrest.any()
+
+
 def test_only_the_surroundings_of_moving_things_are_asked():
     hole = np.zeros(SIZE, bool)
     hole[5:15, 5:25] = True
@@ -120,8 +136,6 @@ def test_only_the_surroundings_of_moving_things_are_asked():
     assert not told(-1, 1, before=before).decided[hole].any()
     nothing_moves = replace(before, belief=np.minimum(before.belief, 1))
     assert told(-1, 1, before=nothing_moves) is nothing_moves
-    all_known = replace(before, decided=np.ones(SIZE, bool))
-    assert told(-1, 1, before=all_known) is all_known
 
 
 def test_nothing_is_told_where_the_partner_does_not_look():

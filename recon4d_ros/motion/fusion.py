@@ -24,7 +24,7 @@ Bools = NDArray[np.bool_]
 MOTION_VOTE = 2.0
 REST_VOTE = 0.4
 # Share of that logarithm in a vote for rest: what moves a little speaks for rest a little.
-REST_SHARE = 0.13
+REST_SHARE = 0.1
 BELIEF_BOUND = 6.0
 # A moving part holds at least one pixel believed to move as if two pairs had shouted so.
 SEED_BELIEF = 3.5

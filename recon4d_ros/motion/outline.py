@@ -30,7 +30,7 @@ FLAT = 5e-5
 LOUDEST = 3.0
 # Weight of pixels where no pair could vote, and of those among them that do not look at rest.
 UNDECIDED_WEIGHT = 1e-3
-UNREST_WEIGHT = 0.5
+UNREST_WEIGHT = 0.65
 
 
 def to_edges(votes: Votes, rgb: NDArray[np.uint8], scale: float) -> Floats:

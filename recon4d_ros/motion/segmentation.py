@@ -34,6 +34,7 @@ from recon4d_ros.motion.fusion import Votes, add, carried, grown, hysteresis, jo
 from recon4d_ros.motion.known_depth import KnownDepths, Views
 from recon4d_ros.motion.matching import matching_evidence, paper_evidence
 from recon4d_ros.motion.outline import to_edges
+from recon4d_ros.motion.partners import later_flows, nearest_and_farthest, past_flows
 from recon4d_ros.motion.track_votes import (
     MobilityFilter,
     SeenTracks,
@@ -45,17 +46,16 @@ from recon4d_ros.motion.track_votes import (
 from recon4d_ros.motion.uncovered import Image, coarse_image, resting_behind
 
 Bools = NDArray[np.bool_]
+Floats = NDArray[np.float32]
 
 # Bounds on what is kept between calls. A frame that is finalised later than that is judged from
 # its window alone.
 MAX_FRAMES = 32
 MAX_PAIRS = 64
 NUM_WORKERS = 2
-# Partners farther than this see little of what moves; the farthest of them is not heard alone.
-FAR_FRAMES = 9
 # What the image's edges make of the belief must exceed this: where nothing was decided, and where
 # colours tell nothing, rest is more likely. What is thinner than the radius is no thing.
-LEAST_DRAWN = 0.5
+LEAST_DRAWN = 0.4
 THIN_PX = 1.6
 
 Key = TypeVar("Key")
@@ -88,6 +88,8 @@ class Segmenter:
         self._config = config
         self._fuse = {"hysteresis": hysteresis, "union": union}[config.fusion]
         self._arrivals: OrderedDict[int, Votes] = OrderedDict()
+        # What final masks believe beyond what was believed on arrival.
+        self._learnt: OrderedDict[int, Floats] = OrderedDict()
         self._pairs: OrderedDict[tuple[int, int], PairEvidence | None] = OrderedDict()
         self._images: OrderedDict[int, Image] = OrderedDict()
         self._depths = KnownDepths(MAX_FRAMES)
@@ -156,6 +158,7 @@ class Segmenter:
     def reset(self) -> None:
         """Forget all frames."""
         self._arrivals.clear()
+        self._learnt.clear()
         self._pairs.clear()
         self._images.clear()
         self._depths.reset()
@@ -164,10 +167,10 @@ class Segmenter:
 
     def _arrive(self, index: int, evidence: _Evidence, size: tuple[int, int]) -> Votes:
         """Votes of the past partners, with what the nearest of them was believed to be."""
-        believed, past = self._believed(index, evidence.flows), _past(index, evidence.flows)
+        believed, past = self._believed(index, evidence.flows), past_flows(index, evidence.flows)
         if believed is None:
-            pairs = self._judged(_nearest_and_farthest(past), evidence)
-            votes = self._with_memory(_heard(past, pairs, size), past, max)
+            pairs = self._judged(nearest_and_farthest(past), evidence)
+            votes = self._with_memory(_heard(past, pairs, size), past, max, self._beliefs)
         else:
             votes = self._of_background(index, believed, evidence, size)
         votes = self._with_uncovered(index, votes, past)
@@ -177,15 +180,20 @@ class Segmenter:
         self, index: int, evidence: _Evidence, size: tuple[int, int], seen: SeenTracks | None
     ) -> Votes:
         """The arrival's votes, those of the later partners, and what the nearest of them was."""
-        later = _later(index, evidence.flows)
-        judged = _nearest_and_farthest(later)
+        later = later_flows(index, evidence.flows)
+        judged = nearest_and_farthest(later)
         pairs = [self._pairs[flow.source, flow.target] for flow in judged]
         region = None if seen is None else self._chosen(index, pairs, seen, evidence)
         if region is not None:
             votes = self._of_background(index, region, evidence, size)
             return _keep(self._arrivals, index, votes, MAX_FRAMES)
-        votes = add(self._arrivals[index], _heard(later, pairs, size))
-        return self._with_uncovered(index, self._with_memory(votes, later, min), later)
+        arrived = self._arrivals[index]
+        votes = add(arrived, _heard(later, pairs, size))
+        votes = self._with_memory(votes, later, max, self._beliefs)  # the farthest knows most
+        votes = self._with_memory(votes, past_flows(index, evidence.flows), max, self._learnt)
+        votes = self._with_uncovered(index, votes, later)
+        _keep(self._learnt, index, votes.belief - arrived.belief, MAX_FRAMES)
+        return votes
 
     def _chosen(
         self,
@@ -202,7 +210,12 @@ class Segmenter:
             self._believe_nothing()  # what was believed took the thing for the background
         return region
 
+    @property
+    def _beliefs(self) -> dict[int, Floats]:
+        return {index: votes.belief for index, votes in self._arrivals.items()}
+
     def _believe_nothing(self) -> None:
+        self._learnt.clear()
         for index, votes in self._arrivals.items():
             self._arrivals[index] = join((), votes.belief.shape)
 
@@ -211,13 +224,13 @@ class Segmenter:
     ) -> Votes:
         """Votes of all pairs of a frame whose background is known, and of the frame before."""
         votes = join((), size)
-        for side in (_past(index, evidence.flows), _later(index, evidence.flows)):
+        for side in (past_flows(index, evidence.flows), later_flows(index, evidence.flows)):
             pairs = self._workers.map(
                 lambda flow: pair_evidence(flow, self._config, region=region),
-                _nearest_and_farthest(side),
+                nearest_and_farthest(side),
             )
             votes = add(votes, _heard(side, pairs, size))
-        return self._with_memory(votes, _past(index, evidence.flows), max)
+        return self._with_memory(votes, past_flows(index, evidence.flows), max, self._beliefs)
 
     def _look_ahead(
         self, indices: Sequence[int], settled: int, evidence: _Evidence, size: tuple[int, int]
@@ -232,24 +245,29 @@ class Segmenter:
         """(H, W) the background, as the nearest frame before knew it; None for the majority's."""
         if not self._choice.is_overruled:
             return None
-        known = {f.target: f for f in _past(index, flows) if f.target in self._arrivals}
+        known = {f.target: f for f in past_flows(index, flows) if f.target in self._arrivals}
         if not known:
             return None
         nearest = max(known)
         return carried(self._arrivals[nearest].belief, known[nearest]) < 0
 
     def _with_memory(
-        self, votes: Votes, flows: Iterable[FlowField], nearest: Callable[[Iterable[int]], int]
+        self,
+        votes: Votes,
+        flows: Iterable[FlowField],
+        choose: Callable[[Iterable[int]], int],
+        known: Mapping[int, Floats],
     ) -> Votes:
-        known = {flow.target: flow for flow in flows if flow.target in self._arrivals}
-        if not known:
+        """Votes that also heed what is known of the partner that is chosen."""
+        there = {flow.target: flow for flow in flows if flow.target in known}
+        if not there:
             return votes
-        target = nearest(known)
-        return remember(votes, self._arrivals[target].belief, known[target], self._config.memory)
+        target = choose(there)
+        return remember(votes, known[target], there[target], self._config.memory)
 
     def _with_uncovered(self, index: int, votes: Votes, side: list[FlowField]) -> Votes:
         """Votes that also heed what the partners of one side show beside the moving things."""
-        pairs = _nearest_and_farthest(side)
+        pairs = nearest_and_farthest(side)
         partners = [(f, self._images[f.target]) for f in pairs if f.target in self._images]
         if index not in self._images or not partners or self._config.fusion == "union":
             return votes
@@ -259,7 +277,7 @@ class Segmenter:
     def _judge_later(self, evidence: _Evidence, wanted: Sequence[int]) -> None:
         """Judge the pairs with later partners that no earlier window has judged."""
         flows = evidence.flows
-        later = [flow for i in wanted for flow in _nearest_and_farthest(_later(i, flows))]
+        later = [flow for i in wanted for flow in nearest_and_farthest(later_flows(i, flows))]
         new = [flow for flow in later if (flow.source, flow.target) not in self._pairs]
         bound = max(MAX_PAIRS, len(later))
         for flow, pair in zip(new, self._judged(new, evidence), strict=True):
@@ -288,7 +306,7 @@ class Segmenter:
         """Drop what is known of a number that comes anew, after its first frame was dropped."""
         for pair in [pair for pair in self._pairs if max(pair) >= index]:
             del self._pairs[pair]
-        for held in (self._arrivals, self._images):
+        for held in (self._arrivals, self._learnt, self._images):
             for later in [known for known in held if known >= index]:
                 del held[later]
         self._depths.forget_from(index)
@@ -349,31 +367,11 @@ class Segmenter:
         return seen
 
 
-def _later(index: int, flows: Iterable[FlowField]) -> list[FlowField]:
-    return [flow for flow in flows if flow.source == index and flow.target > index]
-
-
-def _past(index: int, flows: Iterable[FlowField]) -> list[FlowField]:
-    return [flow for flow in flows if flow.source == index and flow.target < index]
-
-
-def _nearest_and_farthest(flows: list[FlowField]) -> list[FlowField]:
-    """Fast motion shows in the nearest partner, slow motion in the farthest; more add nothing.
-
-    Unless the farthest lies too far away to see much of the frame, where few frames are dense.
-    """
-    ordered = sorted(flows, key=lambda flow: abs(flow.target - flow.source))
-    if len(ordered) < 3:
-        return ordered
-    reach = abs(ordered[-1].target - ordered[-1].source)
-    return [ordered[0], *ordered[-2 if reach > FAR_FRAMES else -1 :]]
-
-
 def _heard(
     side: list[FlowField], pairs: Iterable[PairEvidence | None], size: tuple[int, int]
 ) -> Votes:
     """Votes of the judged pairs of the flows to one side, for those that were left out, too."""
-    return join(_voting(pairs), size).louder(len(side), len(_nearest_and_farthest(side)))
+    return join(_voting(pairs), size).louder(len(side), len(nearest_and_farthest(side)))
 
 
 def _voting(pairs: Iterable[PairEvidence | None]) -> list[PairEvidence]:

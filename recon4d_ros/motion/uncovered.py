@@ -6,6 +6,10 @@ on as what rests around it, what moves goes with the thing. Where the partner sh
 place, and better than in the second, it rests; too far from the thing to know how it moves, the
 first suffices. The reverse is not believed: shadows, too, go with the thing.
 
+Flow found for patches also lays the thing's motion over what lies around it, and passes its
+check. Such a pixel is called moving, and yet the partner shows it at rest, clearly better than
+where the thing would carry it or its own flow leads.
+
 Source: layers of known motion, Wang and Adelson, "Representing moving images with layers", IEEE
 Transactions on Image Processing, 1994.
 """
@@ -40,6 +44,8 @@ LEAST_SHARE = 0.1
 # surely rests differs; less than this, summed over three colours, is never told from noise.
 PATCH_PX = 3
 FIT, LEAST_DIFFERENCE = 2.0, 6.0
+# What was called moving rests where it differs so many times less; that takes so much belief.
+CLEARLY, DISBELIEF = 1.3, 5.0
 
 
 def coarse_image(rgb: Image, grid: tuple[int, ...]) -> Image:
@@ -60,48 +66,52 @@ def resting_behind(
         partners: flow to other frames, and their images likewise.
         scale: long side of the grid over the reference side, for the lengths.
     """
-    undecided = ~votes.decided
-    if not undecided.any():
-        return votes
     coarse = Votes(*(values[COARSE] for values in vars(votes).values()))
     beside = _grown(hysteresis(coarse), REACH_PX * scale / 2)
-    if not (beside & ~coarse.decided).any():
+    if not beside.any():
         return votes
     box = _box(_grown(beside, AROUND_PX[0] * scale / 2))
-    asked, rests = np.zeros((2, *beside.shape), np.bool_)
+    asked, rests, clearly = np.zeros((3, *beside.shape), np.bool_)
     for flow, there in partners:
-        known, shown = _shows_behind(coarse, box, image, flow, there, scale / 2)
-        asked[box] |= known
-        rests[box] |= shown
-    height, width = undecided.shape
-    asked, rests = (
-        (part & beside).repeat(2, axis=0).repeat(2, axis=1)[:height, :width] & undecided
-        for part in (asked, rests)
+        shown = _shown_behind(coarse, box, image, flow, there, scale / 2)
+        for known, so_far in zip(shown, (asked, rests, clearly), strict=True):
+            so_far[box] |= known
+    height, width = votes.decided.shape
+    asked, rests, clearly = (
+        (part & beside).repeat(2, axis=0).repeat(2, axis=1)[:height, :width]
+        for part in (asked, rests, clearly)
     )
+    rests &= ~votes.decided
+    clearly &= votes.decided & (votes.belief > 0)
+    belief = np.where(rests, np.float32(-LOUDEST), votes.belief)
     return replace(
         votes,
-        belief=np.where(rests, np.float32(-LOUDEST), votes.belief),
+        belief=np.where(clearly, belief - np.float32(DISBELIEF), belief),
         decided=votes.decided | rests,
-        unrest=votes.unrest + (asked & ~rests),
+        unrest=votes.unrest + (asked & ~rests & ~votes.decided),
     )
 
 
-def _shows_behind(
+def _shown_behind(
     votes: Votes, box: Box, image: Image, field: FlowField, there: Image, scale: float
-) -> tuple[Bools, Bools]:
-    """(h, w) of the box, which pixels the partner would show at rest, and which it does show."""
+) -> tuple[Bools, Bools, Bools]:
+    """(h, w) of the box: what the partner would show at rest, what it shows so, what clearly."""
     flow: Floats = np.float32(0.5) * field.flow.numpy()[COARSE][box]
-    usable, belief = field.valid.numpy()[COARSE][box] & votes.decided[box], votes.belief[box]
+    valid, belief = field.valid.numpy()[COARSE][box], votes.belief[box]
+    usable = valid & votes.decided[box]
     resting = usable & (belief < 0)
     resting_flow, is_known = mean_around(flow, resting, scale)
     moving_flow, is_moving_known = mean_around(flow, usable & (belief > SEED_BELIEF), scale)
-    if_resting = differences(image, there, resting_flow, box)
-    if_moving = differences(image, there, moving_flow, box)
+    if_resting, if_moving, as_found = (
+        differences(image, there, each, box) for each in (resting_flow, moving_flow, flow)
+    )
     usual = if_resting[resting & np.isfinite(if_resting)][::4]
     usual_difference = float(np.median(usual)) if len(usual) else 0.0
-    fits = if_resting < FIT * max(usual_difference, LEAST_DIFFERENCE)
-    shown = is_known & fits & ((if_resting < if_moving) | ~is_moving_known)
-    return is_known & np.isfinite(if_resting), shown
+    fits = is_known & (if_resting < FIT * max(usual_difference, LEAST_DIFFERENCE))
+    shown = fits & ((if_resting < if_moving) | ~is_moving_known)
+    better = np.where(valid, np.minimum(if_moving, as_found), if_moving)
+    clearly = fits & is_moving_known & (CLEARLY * if_resting < better)
+    return is_known & np.isfinite(if_resting), shown, clearly
 
 
 def mean_around(flow: Floats, counted: Bools, scale: float) -> tuple[Floats, Bools]:
