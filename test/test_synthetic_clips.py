@@ -269,6 +269,26 @@ def test_pictures_show_the_same_colour_along_visible_tracks() -> None:
     assert change.nanmedian() < 4.0 < 0.2 * other.nanmedian()
 
 
+def test_motion_blur_is_the_mean_over_the_open_shutter() -> None:
+    """Its few moments are closer to many than a picture without blur is."""
+    numbers = range(4)
+    only_blur = dataclasses.replace(NO_EFFECTS, motion_blur=1.0)
+    generator = ClipGenerator(dataclasses.replace(SMALL, effects=only_blur), seed=5)
+    sharp = ClipGenerator(dataclasses.replace(SMALL, effects=NO_EFFECTS), seed=5)
+    truth = generator.truth(numbers)
+    times = torch.arange(SMALL.num_frames).double()
+    open_for = truth.effects.shutter[:, None]
+    assert (open_for > 0).all()
+    many = torch.zeros(len(numbers), SMALL.num_frames, 3, *SMALL.size)
+    for moment in torch.linspace(-0.49, 0.49, 25):
+        many += generator._shaded(truth.world, views(truth.world, times + moment * open_for)) / 25
+    many = 255 * many.permute(0, 1, 3, 4, 2)
+    found, plain = (
+        float((made.clips(0, len(numbers)).rgb - many).abs().mean()) for made in (generator, sharp)
+    )
+    assert found < 0.6 * plain
+
+
 @pytest.mark.parametrize(
     "wrong",
     [

@@ -31,7 +31,7 @@ class Hits:
     depth: Tensor
     solid: Tensor
 
-    def of(self, rows: Tensor | slice) -> Hits:
+    def of(self, rows: slice) -> Hits:
         """Those of chosen pictures."""
         return Hits(self.depth[rows], self.solid[rows])
 

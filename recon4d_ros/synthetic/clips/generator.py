@@ -26,8 +26,9 @@ from recon4d_ros.synthetic.clips.shading import shade
 from recon4d_ros.synthetic.clips.tracks import Material, Path, Queries
 from recon4d_ros.synthetic.clips.world import World
 
-# Moments of an open shutter that a blurred picture is the mean of, share of the exposure.
-_MOMENTS = (-0.375, -0.125, 0.125, 0.375)
+# Moments of an open shutter that a blurred picture is the mean of, beside the middle one, whose
+# surfaces are known; share of the exposure.
+_MOMENTS = (-1 / 3, 1 / 3)
 
 _PICTURES_IN_CACHE = 4
 
@@ -142,20 +143,15 @@ class ClipGenerator:
 
     def _colours(self, truth: ClipTruth) -> Tensor:
         """(B, T, 3, H, W) float32, blurred by motion where the shutter is open for long."""
-        T = self.settings.num_frames
-        times = torch.arange(T, dtype=torch.float64, device=self.device)
+        colours = self._shaded(truth.world, truth.view, truth.hits)
         shutter = truth.effects.shutter
-        blurred, sharp = (shutter > 0).nonzero().squeeze(-1), (shutter == 0).nonzero().squeeze(-1)
-        colours = torch.empty((len(shutter), T, 3, *self.settings.size), device=self.device)
-        if len(sharp):
-            of_frames = (sharp[:, None] * T + times.long()).flatten()
-            hits = truth.hits.of(of_frames)
-            colours[sharp] = self._shaded(truth.world.of(sharp), truth.view.of(sharp), hits)
+        blurred = (shutter > 0).nonzero().squeeze(-1)
         if len(blurred):
-            world = truth.world.of(blurred)
+            world, frames = truth.world.of(blurred), range(self.settings.num_frames)
+            times = torch.tensor(frames, dtype=torch.float64, device=self.device)
             moments = [times + moment * shutter[blurred, None] for moment in _MOMENTS]
             shots = [self._shaded(world, views(world, at)) for at in moments]
-            colours[blurred] = torch.stack(shots).mean(dim=0)
+            colours[blurred] = torch.stack([colours[blurred], *shots]).mean(dim=0)
         return colours
 
     def _shaded(self, world: World, view: Views, hits: Hits | None = None) -> Tensor:

@@ -25,10 +25,6 @@ class Views:
     T_world_solid: Tensor
     phase: Tensor
 
-    def of(self, clips: Tensor) -> Views:
-        """Those of chosen clips (n,)."""
-        return Views(self.T_world_cam[clips], self.T_world_solid[clips], self.phase[clips])
-
     @property
     def T_cam_solid(self) -> Tensor:
         """(B, T, S, 4, 4) float64."""

@@ -63,7 +63,7 @@ class EffectShares:
     """How often a clip suffers from what; each in [0, 1].
 
     Attributes:
-        motion_blur: average over four moments while the shutter is open.
+        motion_blur: average over three moments while the shutter is open.
         exposure: drifting gain and white balance.
         noise: of the sensor.
         compression: quantised 8x8 blocks, as JPEG does.
