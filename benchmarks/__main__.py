@@ -26,6 +26,7 @@ from recon4d_ros.errors import Recon4DError
 
 PARTS = (
     "trajectories",
+    "starts",
     "depth",
     "masks",
     "refinement",

@@ -1,0 +1,49 @@
+"""How much hangs on the image that a stream begins with, beside a plain visual odometry.
+
+The first structure rests on the first images alone. On a clip in which people walk before the
+camera, one lucky or unlucky start says little of an odometry.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from benchmarks.table import Row
+from benchmarks.trajectories import plain_odometry
+from benchmarks.workbench import Workbench, sequence_folder
+from recon4d_ros.evaluation.report import evaluate_run
+
+SEQUENCE = "tum_fr3_walking_halfsphere_clip"
+FIRST_IMAGES = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25)
+
+
+def benchmark(bench: Workbench) -> Iterator[Row]:
+    """Mean and largest ATE over the starts."""
+    ours, plain = [], []
+    for first in FIRST_IMAGES:
+        folder = begun_at(first, sequence_folder(SEQUENCE), bench.out / "starts")
+        poses = evaluate_run(bench.run_ours(folder, name=f"starts_{first}"), folder).final
+        assert poses is not None
+        ours.append(poses.ate.rmse)
+        plain.append(plain_odometry(folder)["ate"])
+    case = f"{SEQUENCE}, begun at {len(FIRST_IMAGES)} images"
+    for figure, of_all in (("mean ATE m", np.mean), ("largest ATE m", np.max)):
+        peers = {"plain VO": float(of_all(plain))}
+        yield Row("starts", case, figure, float(of_all(ours)), peers=peers)
+
+
+def begun_at(first: int, sequence: Path, folder: Path) -> Path:
+    """The same sequence without its first images."""
+    made = folder / str(first)
+    made.mkdir(parents=True, exist_ok=True)
+    for entry in sequence.iterdir():
+        link = made / entry.name
+        if entry.name != "rgb.txt" and not link.exists():
+            link.symlink_to(entry)
+    lines = (sequence / "rgb.txt").read_text().splitlines(keepends=True)
+    comments = [line for line in lines if line.startswith("#")]
+    (made / "rgb.txt").write_text("".join(comments + lines[len(comments) + first :]))
+    return made
