@@ -14,7 +14,6 @@ import numpy as np
 from benchmarks.table import Row
 from benchmarks.trajectories import plain_odometry
 from benchmarks.workbench import Workbench, sequence_folder
-from recon4d_ros.evaluation.report import evaluate_run
 
 SEQUENCE = "tum_fr3_walking_halfsphere_clip"
 FIRST_IMAGES = (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25)
@@ -25,7 +24,7 @@ def benchmark(bench: Workbench) -> Iterator[Row]:
     ours, plain = [], []
     for first in FIRST_IMAGES:
         folder = begun_at(first, sequence_folder(SEQUENCE), bench.out / "starts")
-        poses = evaluate_run(bench.run_ours(folder, name=f"starts_{first}"), folder).final
+        poses = bench.report(folder).final_interpolated
         assert poses is not None
         ours.append(poses.ate.rmse)
         plain.append(plain_odometry(folder)["ate"])
@@ -37,7 +36,7 @@ def benchmark(bench: Workbench) -> Iterator[Row]:
 
 def begun_at(first: int, sequence: Path, folder: Path) -> Path:
     """The same sequence without its first images."""
-    made = folder / str(first)
+    made = folder / f"begun_at_{first}"
     made.mkdir(parents=True, exist_ok=True)
     for entry in sequence.iterdir():
         link = made / entry.name

@@ -179,7 +179,7 @@ class Segmenter:
     def _final(
         self, index: int, evidence: _Evidence, size: tuple[int, int], seen: SeenTracks | None
     ) -> Votes:
-        """The arrival's votes, those of the later partners, and what the nearest of them was."""
+        """Votes of the arrival and of later partners, and what is known of both sides by now."""
         later = later_flows(index, evidence.flows)
         judged = nearest_and_farthest(later)
         pairs = [self._pairs[flow.source, flow.target] for flow in judged]

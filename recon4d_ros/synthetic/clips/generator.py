@@ -147,8 +147,8 @@ class ClipGenerator:
         shutter = truth.effects.shutter
         blurred = (shutter > 0).nonzero().squeeze(-1)
         if len(blurred):
-            world, frames = truth.world.of(blurred), range(self.settings.num_frames)
-            times = torch.tensor(frames, dtype=torch.float64, device=self.device)
+            world, count = truth.world.of(blurred), self.settings.num_frames
+            times = torch.arange(count, dtype=torch.float64, device=self.device)
             moments = [times + moment * shutter[blurred, None] for moment in _MOMENTS]
             shots = [self._shaded(world, views(world, at)) for at in moments]
             colours[blurred] = torch.stack([colours[blurred], *shots]).mean(dim=0)
