@@ -110,6 +110,13 @@ def test_topics_can_be_chosen_and_renamed(bag):
     assert not heard.infos
 
 
+def test_playing_waits_for_no_torch():
+    """Importing it takes five times as long as all the rest."""
+    program = "import sys; from recon4d_ros.ros import player; sys.exit('torch' in sys.modules)"
+    with python_process(new_domain(), "-c", program) as process:
+        finish(process)
+
+
 def test_nobody_listening_is_an_error_after_a_bounded_wait(bag):
     with python_process(new_domain(), "-c", RUN, str(bag), "--wait", "0.2") as process:
         output, _ = process.communicate(timeout=WAIT_S)

@@ -30,7 +30,7 @@ from recon4d_ros.errors import MissingPrerequisiteError, SourceError
 from recon4d_ros.ros.profile import ensure_transport_profile
 from recon4d_ros.ros.signals import StopRequest
 from recon4d_ros.ros.stamps import time_message
-from recon4d_ros.storage.bag import DAMAGE
+from recon4d_ros.storage.bag_damage import DAMAGE
 
 _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 # Between two messages the clock goes on in these steps, and signals are looked at.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,15 +10,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import apsw
-from rosbags.highlevel import AnyReader, AnyReaderError
+from rosbags.highlevel import AnyReader
 from rosbags.interfaces import Connection
-from rosbags.rosbag2 import ReaderError
-from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, get_typestore
 from torch import Tensor
 
 from recon4d_ros.errors import FrameError, SourceError
+from recon4d_ros.storage.bag_damage import DAMAGE
 from recon4d_ros.storage.messages import (
     camera_model,
     decode_compressed_image,
@@ -29,11 +26,6 @@ from recon4d_ros.storage.messages import (
 )
 from recon4d_ros.storage.recording import StampedImage
 from recon4d_ros.storage.rectification import CameraModel
-
-if sys.version_info >= (3, 14):
-    from compression.zstd import ZstdError
-else:
-    from backports.zstd import ZstdError
 
 IMAGE = "sensor_msgs/msg/Image"
 COMPRESSED_IMAGE = "sensor_msgs/msg/CompressedImage"
@@ -45,25 +37,6 @@ _DECODERS: Mapping[str, Callable[[Any], Tensor]] = {
 
 # These messages are the same in every ROS 2; the definitions inside a bag may be damaged.
 _TYPES = get_typestore(Stores.ROS2_JAZZY)
-
-# What rosbags and its parsers raise on damaged files, beside their own errors.
-DAMAGE = (
-    AnyReaderError,
-    ReaderError,
-    SerdeError,
-    OSError,
-    EOFError,
-    struct.error,
-    apsw.Error,
-    ZstdError,
-    RuntimeError,
-    MemoryError,
-    OverflowError,
-    AssertionError,
-    TypeError,
-    ValueError,
-    LookupError,
-)
 
 _MCAP_MAGIC = b"\x89MCAP0\r\n"
 _MCAP_RECORD = struct.Struct("<BQ")
