@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 
 import torch
+from rendered_stream import picture
 from torch import Tensor
 
 from recon4d_ros.geometry import camera, se3
 from recon4d_ros.networks.pomato import Features, HookTokens, Pointmap
 from recon4d_ros.networks.pomato.sizes import PATCH
 from recon4d_ros.synthetic import raycast
-from recon4d_ros.synthetic.renderer import render
-from recon4d_ros.synthetic.scene import Scene, snapshot
+from recon4d_ros.synthetic.scene import Scene, Snapshot, snapshot
 
 
 @dataclass
@@ -44,8 +44,7 @@ class OracleNetwork:
     _known: dict[bytes, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for index in range(self.scene.num_frames):
-            self._known[_print(render(self.scene, index).rgb)] = index
+        self._known |= _prints(self.scene)
 
     def encode(self, images: Tensor) -> Features:
         self.num_encoded += len(images)
@@ -101,15 +100,26 @@ class OracleNetwork:
 @lru_cache(maxsize=256)
 def exact_points(scene: Scene, source: int, target: int, at_target_time: bool) -> Tensor:
     """Points (H, W, 3) float32 of the pixels of `source` in the camera of `target`."""
-    size = scene.intrinsics.size
-    uv = camera.pixel_grid(size, torch.float64).reshape(-1, 2)
-    view = snapshot(scene, source)
-    hits = raycast.cast(view, uv)
-    then = snapshot(scene, target)
+    view, hits = _seen(scene, source)
+    then, _ = _seen(scene, target)
     solids = then.T_world_solid if at_target_time else view.T_world_solid
     T_target_solid = se3.inverse(then.T_world_cam) @ solids
     points = se3.transform(T_target_solid[hits.solid], hits.local)
-    return points.reshape(*size, 3).float()
+    return points.reshape(*scene.intrinsics.size, 3).float()
+
+
+@lru_cache(maxsize=64)
+def _seen(scene: Scene, index: int) -> tuple[Snapshot, raycast.Hits]:
+    """A frame takes part in many pairs."""
+    view = snapshot(scene, index)
+    uv = camera.pixel_grid(scene.intrinsics.size, torch.float64).reshape(-1, 2)
+    return view, raycast.cast(view, uv)
+
+
+@lru_cache(maxsize=4)
+def _prints(scene: Scene) -> dict[bytes, int]:
+    """The number of each frame, by what its picture is recognised by."""
+    return {_print(picture(scene, index).rgb): index for index in range(scene.num_frames)}
 
 
 def _print(rgb: Tensor) -> bytes:

@@ -8,11 +8,19 @@ from functools import cache
 from recon4d_ros.datatypes import Frame, Window
 from recon4d_ros.synthetic import scenes
 from recon4d_ros.synthetic.renderer import RenderedFrame, render
+from recon4d_ros.synthetic.scene import Scene
+
+
+def rendered(name: str, index: int, width: int = 320, length: int = 60) -> RenderedFrame:
+    return picture(_named(name, length, width), index)
+
+
+_named = cache(scenes.named)
 
 
 @cache
-def rendered(name: str, index: int, width: int = 320, length: int = 60) -> RenderedFrame:
-    return render(scenes.named(name, length, width), index)
+def picture(scene: Scene, index: int) -> RenderedFrame:
+    return render(scene, index)
 
 
 def frames(name: str, count: int, width: int = 320, step: int = 1) -> tuple[Frame, ...]:

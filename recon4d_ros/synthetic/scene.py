@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -132,12 +133,12 @@ class Snapshot:
     T_world_cam: Tensor
     T_world_solid: Tensor
 
-    @property
+    @cached_property
     def T_solid_cam(self) -> Tensor:
         """(S, 4, 4) float64."""
         return se3.inverse(self.T_world_solid) @ self.T_world_cam
 
-    @property
+    @cached_property
     def T_cam_solid(self) -> Tensor:
         """(S, 4, 4) float64."""
         return se3.inverse(self.T_world_cam) @ self.T_world_solid
