@@ -130,6 +130,13 @@ def test_float32_and_batches_agree_with_float64() -> None:
     torch.testing.assert_close(se3.log(T), se3.log(T.double()).float(), atol=1e-4, rtol=0)
 
 
+def test_finite_values_are_so_whatever_their_sum() -> None:
+    huge = torch.full((3,), 3e38)
+    assert torch.equal(se3.assemble(torch.eye(3), huge)[:3, 3], huge)
+    with pytest.raises(GeometryError, match="1 of 3 values that are not finite"):
+        se3.assemble(torch.eye(3), torch.tensor([3e38, 3e38, torch.inf]))
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
