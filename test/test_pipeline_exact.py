@@ -35,7 +35,7 @@ class ExactScene:
     name = "exact"
     maps_aside = False
 
-    def __init__(self, gives_poses: bool = True, names_gauge: bool = True) -> None:
+    def __init__(self, gives_poses: bool, names_gauge: bool) -> None:
         everything = range(LENGTH)
         twist = torch.tensor([0.3, -1.0, 2.0, 0.2, 0.5, -0.3], dtype=torch.float64)
         self.truth = ExactPredictor(
@@ -72,8 +72,9 @@ class ExactScene:
         pass
 
 
-def results(**choices: bool) -> tuple[Reconstructor, list, list]:
-    reconstructor = Reconstructor(SMALL, ExactScene(**choices))
+@cache
+def results(gives_poses: bool, names_gauge: bool) -> tuple[Reconstructor, list, list]:
+    reconstructor = Reconstructor(SMALL, ExactScene(gives_poses, names_gauge))
     done = run(reconstructor, [shown(index).frame for index in range(LENGTH)])
     return reconstructor, done.provisional, done.finals()
 
@@ -81,7 +82,7 @@ def results(**choices: bool) -> tuple[Reconstructor, list, list]:
 @pytest.mark.parametrize("names_gauge", [True, False])
 def test_poses_and_depth_come_out_as_they_went_in(names_gauge):
     """Up to the gauge: the first camera is the origin, lengths are the predictor's."""
-    _, provisional, final = results(names_gauge=names_gauge)
+    _, provisional, final = results(True, names_gauge)
     assert [r.frame.index for r in final] == list(range(LENGTH))
     T_first = se3.inverse(shown(0).T_world_cam)
     origin = final[0].T_map_cam
@@ -97,7 +98,7 @@ def test_poses_and_depth_come_out_as_they_went_in(names_gauge):
 
 
 def test_masks_of_exact_flow_fit_what_moves():
-    _, _, final = results()
+    _, _, final = results(True, True)
     found = torch.stack([r.dynamic_mask for r in final[4:]])
     moving = torch.stack([shown(r.frame.index).dynamic_mask for r in final[4:]])
     iou = (found & moving).sum() / (found | moving).sum()
@@ -107,14 +108,14 @@ def test_masks_of_exact_flow_fit_what_moves():
 
 
 def test_moving_pixels_borrow_a_depth_of_low_confidence():
-    _, _, final = results()
+    _, _, final = results(True, True)
     for result in final[4:]:
         borrowed = result.filled
         assert bool((result.confidence[borrowed] < result.confidence[~borrowed].min()).all())
 
 
 def test_the_map_lies_on_the_static_surfaces():
-    reconstructor, _, final = results()
+    reconstructor, _, final = results(True, True)
     cloud = reconstructor.static_map()
     assert len(cloud.points) > 1000
     origin = shown(0).T_world_cam @ se3.inverse(final[0].T_map_cam)
@@ -127,7 +128,7 @@ def test_the_map_lies_on_the_static_surfaces():
 
 def test_a_map_made_of_pointmaps_alone_is_the_same():
     """A network gives no poses; they are found from the pointmaps."""
-    _, _, with_poses = results()
-    _, _, without = results(gives_poses=False)
+    _, _, with_poses = results(True, True)
+    _, _, without = results(False, True)
     for a, b in zip(with_poses, without, strict=True):
         assert torch.allclose(a.T_map_cam, b.T_map_cam, atol=0.02)
