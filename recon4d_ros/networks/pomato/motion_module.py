@@ -126,9 +126,11 @@ def sinusoids(length: int, width: int) -> Tensor:
 
     Source: arXiv 1706.03762, section 3.5.
     """
-    rates = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angles = torch.arange(length, dtype=torch.float64)[:, None] * rates
-    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2).float()
+    # On the CPU, since torch imports its compiler, for seconds, to calculate on the meta device.
+    rates = 10000.0 ** (-torch.arange(0, width, 2, dtype=torch.float64, device="cpu") / width)
+    angles = torch.arange(length, dtype=torch.float64, device="cpu")[:, None] * rates
+    table = torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2).float()
+    return table.to(torch.get_default_device())
 
 
 class FeedForward(nn.Module):
