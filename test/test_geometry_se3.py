@@ -137,14 +137,29 @@ def test_finite_values_are_so_whatever_their_sum() -> None:
         se3.assemble(torch.eye(3), torch.tensor([3e38, 3e38, torch.inf]))
 
 
+@pytest.mark.parametrize("function", [se3.inverse, lambda T: se3.log_so3(T[..., :3, :3])])
+def test_one_bad_matrix_is_an_error_alone_and_among_others(function) -> None:
+    good = se3.exp(torch.tensor([0.1, -0.3, 0.2, 0.5, 2.0, -1.0]))
+    function(good), function(good.expand(3, 4, 4))
+    mirrored = good * torch.tensor([1.0, 1.0, -1.0, 1.0])
+    sheared = good + 2e-3 * torch.eye(4)[:, [1, 0, 2, 3]] * torch.tensor([1.0, 0.0, 0.0, 0.0])
+    for bad in (mirrored, sheared, 1.001 * good, good * torch.tensor([1.0, 1.0, 1.001, 1.0])):
+        bad[3] = good[3]
+        for T in (bad, torch.stack([good, bad, good])):
+            with pytest.raises(GeometryError, match="no rotation"):
+                function(T)
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: se3.exp(torch.full((6,), torch.nan)), "not finite"),
         (lambda: se3.exp(torch.zeros(5)), "expected"),
         (lambda: se3.inverse(torch.zeros(4, 4)), "last row"),
+        (lambda: se3.inverse(torch.zeros(2, 4, 4)), "last row"),
         (lambda: se3.inverse(torch.diag(torch.tensor([2.0, 2.0, 2.0, 1.0]))), "no rotation"),
         (lambda: se3.log_so3(-torch.eye(3)), "no rotation"),
+        (lambda: se3.log_so3(torch.eye(3) + 0.01), "no rotation"),
         (lambda: se3.quat_xyzw_to_matrix(torch.zeros(4)), "zero length"),
         (lambda: se3.orthonormalise(torch.zeros(3, 3)), "rank"),
         (lambda: se3.compose(), "at least one"),
