@@ -37,10 +37,10 @@ def rule_net(sizes: PomatoSizes) -> PomatoNet:
     """Network of any size with weights by rule; the tables of positions are kept."""
     with torch.device("meta"):
         net = PomatoNet(sizes)
-    tables = net.state_dict().keys() - dict(net.named_parameters()).keys()
     weights = {name: rule_tensor(name, tuple(held.shape)) for name, held in net.named_parameters()}
-    for name in tables:
-        weights[name] = position_table(*net.state_dict()[name].shape[1:])
+    for name, held in net.state_dict().items():
+        if name not in weights:
+            weights[name] = position_table(*held.shape[1:])
     net.load_state_dict(weights, assign=True)
     return net.eval()
 
