@@ -15,6 +15,7 @@ from recon4d_ros.config import Config
 from recon4d_ros.datatypes import Frame, Tracks
 from recon4d_ros.motion.background_choice import (
     LEAST_CONTRADICTION,
+    MEMORY,
     BackgroundChoice,
     contradiction,
 )
@@ -90,12 +91,34 @@ def test_few_tracks_overrule_nothing():
     assert BackgroundChoice().choose([pair(~LARGE)], tracks, None) is None
 
 
-def test_a_choice_lasts_while_tracks_are_silent_and_ends_when_they_contradict_it():
+def frames_kept(moving: float, resting: float, at_most: int = 40) -> int:
+    """For how many frames tracks must speak against a choice until it is given up."""
     choice = BackgroundChoice()
     choice.choose([pair(~LARGE)], seen(0.6, 0.4), None)
-    assert choice.choose([], seen(0.5, 0.5), ~LARGE) is not None
-    assert choice.choose([pair(None)], seen(0.2, 0.6), ~LARGE) is None
-    assert choice.choose([], seen(0.6, 0.4), ~LARGE) is None
+    for number in range(at_most):
+        if choice.choose([pair(None)], seen(moving, resting), ~LARGE) is None:
+            assert choice.choose([], seen(0.6, 0.4), ~LARGE) is None  # for good
+            return number
+    return at_most
+
+
+def test_a_choice_lasts_while_tracks_are_silent_and_ends_when_they_contradict_it():
+    assert frames_kept(0.5, 0.5) == frames_kept(0.49, 0.51) == 40
+    assert frames_kept(0.2, 0.8) <= 1
+    assert frames_kept(0.3, 0.6) < MEMORY
+
+
+def test_one_window_that_contradicts_it_weakly_ends_no_choice_but_two_do():
+    weak = 0.41, 0.585
+    assert LEAST_CONTRADICTION < contradiction(LARGE, seen(*weak)) < 1.25 * LEAST_CONTRADICTION
+    assert MEMORY < frames_kept(*weak) <= 3 * MEMORY
+
+
+def test_tracks_that_speak_for_a_choice_again_save_it():
+    choice = BackgroundChoice()
+    choice.choose([pair(~LARGE)], seen(0.6, 0.4), None)
+    for word in 5 * [(0.41, 0.585), (0.41, 0.585), (0.6, 0.4), (0.6, 0.4)]:
+        assert choice.choose([pair(None)], seen(*word), ~LARGE) is not None
 
 
 def test_a_choice_ends_when_the_thing_covers_little():

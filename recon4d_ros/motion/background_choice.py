@@ -23,8 +23,12 @@ from recon4d_ros.motion.track_votes import MOVING, SeenTracks
 Bools: TypeAlias = NDArray[np.bool_]
 
 # Mean mobility by which the smaller part must fall short of the larger one to be the background,
-# and by which a background that was chosen must exceed the rest to be given up.
+# and by which a background that was chosen must exceed the rest, in the mean over the last frames,
+# to be given up.
 LEAST_CONTRADICTION = 0.1
+# Frames over which the mean of what speaks against a choice is taken: about those that one window
+# settles. The tracks of one window in a dozen name a thing the background, weakly.
+MEMORY = 4
 # Tracks that each of two parts needs to be heard.
 MIN_TRACKS = 30
 # Share of the view below which what is left over is a thing, whatever its tracks say.
@@ -37,6 +41,7 @@ class BackgroundChoice:
     def __init__(self) -> None:
         """Believe the majority."""
         self.is_overruled = False
+        self._against = 0.0
 
     def choose(
         self, pairs: Iterable[PairEvidence], seen: SeenTracks, believed: Bools | None
@@ -51,12 +56,14 @@ class BackgroundChoice:
         left_over = [pair.unexplained for pair in pairs if pair.unexplained is not None]
         claims = {contradiction(part, seen): part for part in left_over if _is_large(part)}
         if claims and max(claims) > LEAST_CONTRADICTION:
-            self.is_overruled = True
+            self.is_overruled, self._against = True, 0.0
             return claims[max(claims)]
         if not self.is_overruled or believed is None:
             return None
         rest = ~believed
-        self.is_overruled = _is_large(rest) and contradiction(rest, seen) < LEAST_CONTRADICTION
+        against = max(contradiction(rest, seen), 0.0)
+        self._against += (against - self._against) / MEMORY
+        self.is_overruled = _is_large(rest) and self._against < LEAST_CONTRADICTION
         return believed if self.is_overruled else None
 
 
