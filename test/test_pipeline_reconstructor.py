@@ -1,7 +1,7 @@
 """The whole reconstruction as a machine: what comes out when, of what, and what stays inside."""
 
 from dataclasses import fields, is_dataclass, replace
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import pytest
@@ -165,6 +165,18 @@ def test_reset_starts_anew():
     assert reconstructor.num_keyframes == 0
     assert len(reconstructor.static_map().points) == 0
     check_same(reference(), run(reconstructor, stream()))
+
+
+def test_reset_reaches_every_part_that_remembers(monkeypatch):
+    """What a part keeps of the stream before shows in few results, and late."""
+    reconstructor = build_reconstructor(SMALL)
+    parts = {name: part for name, part in vars(reconstructor).items() if hasattr(part, "reset")}
+    assert {"_predictor", "_segmenter", "_aligner", "_refiner", "_map"} <= parts.keys()
+    told: list[str] = []
+    for name, part in parts.items():
+        monkeypatch.setattr(part, "reset", partial(told.append, name))
+    reconstructor.reset()
+    assert sorted(told) == sorted(parts)
 
 
 # ------------------------------------------------------------------ bad input
