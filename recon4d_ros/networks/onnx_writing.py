@@ -51,6 +51,7 @@ def write_graphs(
                 dynamic_shapes=dynamic_shapes,
                 dynamo=True,
                 optimize=False,
+                verbose=False,
             )
     except ImportError as error:
         raise MissingPrerequisiteError(
@@ -75,7 +76,7 @@ def _take_weights(initializers: Mapping[str, Any], module: nn.Module) -> None:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporter from printing its progress and remarks on operators of no use here."""
+    """Keep the exporter from remarks on operators of no use here."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
