@@ -30,6 +30,7 @@ from recon4d_ros.predictors.classical.bootstrap import (
     bootstrap_uncalibrated,
     rotation_between,
 )
+from recon4d_ros.predictors.classical.local_map import LocalMap
 from recon4d_ros.predictors.classical.neighbours import moving_with
 from recon4d_ros.predictors.classical.pinhole import Pinhole
 from recon4d_ros.predictors.classical.points import Points
@@ -94,6 +95,7 @@ class Odometry:
         self._focal_known = known
         self._table = TrackTable(config.max_points, window.size + config.num_keyframes + 1)
         self._points = Points(self._table, self.poses, self.shutter)
+        self._local_map = LocalMap(self._table, self._points, config.consistency_px)
         self._recent: list[int] = []
         self._keyframes: list[int] = []
         self._keyframe_points = 0
@@ -209,11 +211,8 @@ class Odometry:
     def tracks(self, frames: Sequence[int]) -> tuple[Index, Array, Mask]:
         """Ids (N,), px (T, N, 2), NaN where not seen, and which of the points are surely known."""
         table = self._table
-        uv = np.full((len(frames), len(table.ids), 2), np.nan)
         with self.lock:
-            for row, frame in enumerate(frames):
-                if frame in table.frames:
-                    uv[row] = table.uv[:, table.column(frame)]
+            uv = table.seen_in(frames)
             rows = np.flatnonzero(table.used & np.isfinite(uv[..., 0]).any(axis=0))
             return table.ids[rows], uv[:, rows], self._points.are_sure(rows)
 
@@ -368,13 +367,13 @@ class Odometry:
         if index == last:
             return False
         rows = table.resting_in(index)
-        moved = table.uv[rows, table.column(index)] - table.uv[rows, table.column(last)]
-        moved = moved[np.isfinite(moved[:, 0])]
+        moved = table.displacements(rows, last, index)
         few = len(rows) < 0.6 * self._keyframe_points or len(moved) < MIN_POINTS
         return few or float(np.median(np.linalg.norm(moved, axis=1))) > self._config.keyframe_px
 
     def _make_keyframe(self, index: int) -> None:
         table = self._table
+        self._local_map.add(index, self.poses[index], self._grey)
         rows = table.rows_in(index)
         occupied, moving = table.uv[rows, table.column(index)], table.moving[rows]
         uv = query_points(self._grey, occupied, self._config.cell_px, seed=index)
@@ -397,3 +396,4 @@ class Odometry:
         for frame in [frame for frame in self.poses if frame not in kept]:
             del self.poses[frame]
         self.shutter.forget_all_but(kept)
+        self._local_map.forget_all_but(self._keyframes)

@@ -235,6 +235,11 @@ class TrackTable:
         self.uv[rows[good], self.column(frame)] = uv[good]
         self.alive[rows[~good]] = False
 
+    def see_again(self, rows: Index, frame: int, uv: Array) -> None:
+        """Record where points are that were tracked no more; they are from here on."""
+        self.uv[rows, self.column(frame)] = uv
+        self.alive[rows] = True
+
     def rows_in(self, frame: int) -> Index:
         """Rows of the live points seen in a frame."""
         seen = np.isfinite(self.uv[:, self.column(frame), 0])
@@ -244,6 +249,19 @@ class TrackTable:
         """Of those, the ones that are not on a thing that moves."""
         rows = self.rows_in(frame)
         return rows[~self.moving[rows]]
+
+    def seen_in(self, frames: Sequence[int]) -> Array:
+        """Px (T, rows, 2) in frames, NaN where a point was not seen or a frame is forgotten."""
+        uv = np.full((len(frames), len(self.ids), 2), np.nan)
+        for row, frame in enumerate(frames):
+            if frame in self.frames:
+                uv[row] = self.uv[:, self.column(frame)]
+        return uv
+
+    def displacements(self, rows: Index, source: int, target: int) -> Array:
+        """Px (M, 2) between two remembered frames, of those of the rows that both show."""
+        moved = self.uv[rows, self.column(target)] - self.uv[rows, self.column(source)]
+        return np.asarray(moved[np.isfinite(moved[:, 0])])
 
     def _sweep(self) -> None:
         seen = np.isfinite(self.uv[..., 0]).sum(axis=1)
