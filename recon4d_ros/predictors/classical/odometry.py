@@ -66,7 +66,7 @@ class Odometry:
     """Poses frame after frame; `adjust` refines the window.
 
     One thread may track while another one adjusts, tells and reads. The lock is held for whatever
-    both touch, but neither for following points nor for solving.
+    both touch, but neither for following points from frame to frame nor for solving.
 
     Attributes:
         shutter: the camera, a guess until `ready` when none was given, its readout and velocity.
