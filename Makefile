@@ -7,7 +7,7 @@ setup: ; @$(PYTHON) requirements/install.py $(if $(GPU),--gpu) $(if $(ROS),--ros
 
 demo: setup ; $(BIN)/recon4d demo --out demo_out --overwrite $(if $(SEQUENCE),--sequence $(SEQUENCE)) $(if $(RATE),--rate $(RATE))
 
-# The tests start some eighty processes: bytecode is kept even where the environment says not to.
+# The tests start many processes: bytecode is kept even where the environment says not to.
 test: setup ; PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: setup ; $(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/lint-imports

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import cv2
 import numpy as np
 import pytest
+from rendered_stream import frames
 
+from recon4d_ros.config import Config
 from recon4d_ros.predictors.classical.local_map import LocalMap
+from recon4d_ros.predictors.classical.odometry import Odometry
 from recon4d_ros.predictors.classical.pinhole import Pinhole
 from recon4d_ros.predictors.classical.points import Points
 from recon4d_ros.predictors.classical.shutter import ReadoutTime, Shutter
@@ -122,3 +127,28 @@ def test_images_of_forgotten_keyframes_go_and_their_points_are_sought_no_more():
     scene = Scene()
     scene.local_map.forget_all_but([AWAY])
     assert len(scene.show(wall(STEP_PX))) == 0
+
+
+# ---------------------------------------------------------------- in the odometry
+HIDDEN = range(20, 23)
+LENGTH = 28  # the odometry remembers its last twelve
+
+
+def test_the_odometry_goes_on_with_points_that_were_hidden_and_keeps_few_images():
+    config, stream = Config(), frames("static_room", LENGTH, step=2)
+    few = replace(config.odometry, num_keyframes=2, keyframe_px=4.0)
+    view = stream[0].intrinsics
+    camera = Pinhole(view.fx, view.fy, view.cx, view.cy, view.height)
+    odometry = Odometry(few, config.window, camera, True, ReadoutTime())
+    for frame in stream:
+        grey = cv2.cvtColor(frame.rgb.numpy(), cv2.COLOR_RGB2GRAY)
+        if frame.index in HIDDEN:
+            grey[:, : view.width // 2] = 0
+        odometry.track(frame.index, frame.stamp_ns, grey)
+        odometry.adjust()
+    _, uv, _ = odometry.tracks(range(LENGTH))
+    seen = np.isfinite(uv[..., 0])
+    before, after = seen[: HIDDEN.start].any(axis=0), seen[HIDDEN.stop :].any(axis=0)
+    back = before & ~seen[HIDDEN.start : HIDDEN.stop].any(axis=0) & after
+    assert back.sum() > 20  # measured: 30, and none without the local map
+    assert odometry._local_map._images.keys() == set(odometry._keyframes)

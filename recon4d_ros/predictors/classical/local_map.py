@@ -15,7 +15,7 @@ from recon4d_ros.predictors.classical.points import Points
 from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.tracks import Grey, Index, TrackTable, follow
 
-_MOST_HOSTS = 2  # whose points are sought, 2 to 4 ms each; more change little
+_MOST_HOSTS = 2  # whose points are sought, up to 7 ms each; more change little
 _LEAST_FOUND = 10  # of one host; a handful may all be mistaken
 _FARTHEST_PX = 12.0  # from where it is expected: by so much the newest poses may have drifted
 
@@ -58,11 +58,10 @@ class LocalMap:
         return rows[inside], uv[inside]
 
     def _most_missed(self, hosts: Index) -> list[int]:
-        """Of the hosts (N,) of points, those of the most of them whose images are there."""
-        frames, counts = np.unique(hosts, return_counts=True)
-        frames, counts = frames[counts >= _LEAST_FOUND], counts[counts >= _LEAST_FOUND]
-        ordered = frames[np.argsort(-counts, kind="stable")].tolist()
-        return [frame for frame in ordered if frame in self._images][:_MOST_HOSTS]
+        """Of the hosts (N,) of points, those of the most of them; their images are remembered."""
+        frames, counts = np.unique(hosts[np.isin(hosts, list(self._images))], return_counts=True)
+        most = np.argsort(-counts, kind="stable")[:_MOST_HOSTS]
+        return [int(frame) for frame in frames[most[counts[most] >= _LEAST_FOUND]]]
 
     def _find(self, rows: Index, guess: Array, host: int, keyframe: int, grey: Grey) -> None:
         """Seek points from their patches in their host."""
