@@ -222,21 +222,22 @@ def _fields(record: np.dtype[np.void]) -> list[PointField]:
 
 def pose_message(T_target_source: Tensor, header: Header) -> PoseStamped:
     """A pose (4, 4) in the frame of the header."""
-    return pose_messages(T_target_source[None], [header])[0]
+    quat_xyzw = se3.matrix_to_quat_xyzw(T_target_source[:3, :3])
+    return _pose_stamped(T_target_source[:3, 3].tolist(), quat_xyzw.tolist(), header)
 
 
 def pose_messages(T_target_source: Tensor, headers: Iterable[Header]) -> list[PoseStamped]:
     """Poses (N, 4, 4), each in the frame of its header."""
-    quats_xyzw = se3.matrix_to_quat_xyzw(T_target_source[:, :3, :3]).tolist()
-    messages = []
-    for xyz, quat_xyzw, header in zip(
-        T_target_source[:, :3, 3].tolist(), quats_xyzw, headers, strict=True
-    ):
-        pose = Pose()
-        pose.position.x, pose.position.y, pose.position.z = xyz
-        _set_quaternion(pose.orientation, quat_xyzw)
-        messages.append(PoseStamped(header=header, pose=pose))
-    return messages
+    quats_xyzw = se3.matrix_to_quat_xyzw(T_target_source[:, :3, :3])
+    places = zip(T_target_source[:, :3, 3].tolist(), quats_xyzw.tolist(), headers, strict=True)
+    return [_pose_stamped(*place) for place in places]
+
+
+def _pose_stamped(xyz: list[float], quat_xyzw: list[float], header: Header) -> PoseStamped:
+    pose = Pose()
+    pose.position.x, pose.position.y, pose.position.z = xyz
+    _set_quaternion(pose.orientation, quat_xyzw)
+    return PoseStamped(header=header, pose=pose)
 
 
 def transform_message(pose: PoseStamped, child: str) -> TransformStamped:
