@@ -98,15 +98,10 @@ def query_points(grey: Grey, occupied: Array, cell_px: int, seed: int) -> Array:
     Returns:
         (M, 2) px.
     """
-    strength = _strength(grey)
-    cells, (rows, columns) = _cells(strength, cell_px)
-    empty = np.ones(rows * columns, bool)
-    if len(occupied):
-        column, row = (occupied / cell_px).astype(np.int64).T
-        empty[row.clip(0, rows - 1) * columns + column.clip(0, columns - 1)] = False
+    cells, empty = _empty_cells(_strength(grey), occupied, cell_px)
     best = cells.argmax(axis=1)
-    random = np.random.default_rng(seed).integers(0, cell_px**2, len(cells))
-    points = [_pixels(pick, cells, empty, columns, cell_px) for pick in (best, random)]
+    random = np.random.default_rng(seed).integers(0, cell_px**2, empty.size)[empty.ravel()]
+    points = [_pixels(pick, cells, empty, cell_px) for pick in (best, random)]
     far_enough = _apart(points[1], points[0], cell_px / 2)
     return np.concatenate([points[0], points[1][far_enough]])
 
@@ -119,19 +114,25 @@ def _strength(grey: Grey) -> NDArray[np.float32]:
     return strength
 
 
-def _cells(strength: NDArray[np.float32], cell_px: int) -> tuple[Array, tuple[int, int]]:
-    """(cells, cell_px^2) values, cells row by row, and how many there are down and across."""
+def _empty_cells(
+    strength: NDArray[np.float32], occupied: Array, cell_px: int
+) -> tuple[NDArray[np.float32], Mask]:
+    """Values (M, cell_px^2) of the cells that hold no point, row by row, and which they are."""
     height, width = strength.shape
     rows, columns = -(-height // cell_px), -(-width // cell_px)
-    padded = np.zeros((rows * cell_px, columns * cell_px))
+    empty: Mask = np.ones((rows, columns), bool)
+    column, row = (occupied / cell_px).astype(np.int64).T
+    empty[row.clip(0, rows - 1), column.clip(0, columns - 1)] = False
+    padded = np.zeros((rows * cell_px, columns * cell_px), np.float32)
     padded[:height, :width] = strength
     cells = padded.reshape(rows, cell_px, columns, cell_px).transpose(0, 2, 1, 3)
-    return cells.reshape(rows * columns, cell_px**2), (rows, columns)
+    return cells[empty].reshape(-1, cell_px**2), empty
 
 
-def _pixels(pick: Index, cells: Array, empty: Mask, columns: int, cell_px: int) -> Array:
-    good = empty & (cells[np.arange(len(cells)), pick] > _LEAST_STRENGTH)
-    row, column = np.divmod(np.flatnonzero(good), columns)
+def _pixels(pick: Index, cells: NDArray[np.float32], empty: Mask, cell_px: int) -> Array:
+    """Px (N, 2) of one pick (M,) per empty cell, where it is worth tracking."""
+    good = cells[np.arange(len(cells)), pick] > _LEAST_STRENGTH
+    row, column = np.argwhere(empty)[good].T
     y, x = np.divmod(pick[good], cell_px)
     return np.stack([column * cell_px + x, row * cell_px + y], axis=1).astype(np.float64)
 
