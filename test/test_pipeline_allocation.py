@@ -1,9 +1,13 @@
-"""Large blocks go back to the system, whatever was freed before."""
+"""Large blocks go back to the system, whatever was freed before; imports are not searched."""
 
+import gc
 import subprocess
 import sys
+import weakref
 
 import pytest
+
+from recon4d_ros.pipeline.allocation import keep_imports_for_good
 
 # Frees a large block first, which raises the C library's own limit, then fills a heap with blocks
 # of window size between small ones that stay. Says how much of it stays resident afterwards.
@@ -39,3 +43,19 @@ def test_freed_windows_do_not_stay_in_the_heap():
     print(held)
     assert held["mapped"] <= 3
     assert held["left alone"] > 50
+
+
+class Cycle:
+    def __init__(self):
+        self.itself = self
+
+
+def test_imports_are_left_alone_by_the_garbage_collector_and_what_comes_later_is_not():
+    keep_imports_for_good()
+    assert gc.get_freeze_count() > 10_000
+    cycle = Cycle()
+    gone = weakref.ref(cycle)
+    keep_imports_for_good()
+    del cycle
+    gc.collect()
+    assert gone() is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h of the GNU C library
 # Maps of a whole window; those of one frame come too often to be mapped anew each time.
@@ -22,3 +23,13 @@ def map_large_blocks() -> None:
     if mallopt is not None:
         mallopt(_M_MMAP_THRESHOLD, _LARGE_BYTES)
         mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+
+
+def keep_imports_for_good() -> None:
+    """Take what is alive out of the garbage collector's rounds, once per process.
+
+    Imports leave two hundred thousand objects, most of them torch's, that live as long as the
+    process; else every full round visits each of them while no other thread can run.
+    """
+    if gc.get_freeze_count() == 0:
+        gc.freeze()

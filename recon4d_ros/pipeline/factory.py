@@ -10,7 +10,7 @@ from threadpoolctl import threadpool_limits
 
 from recon4d_ros.config import Config
 from recon4d_ros.errors import ConfigError
-from recon4d_ros.pipeline.allocation import map_large_blocks
+from recon4d_ros.pipeline.allocation import keep_imports_for_good, map_large_blocks
 from recon4d_ros.pipeline.offline import OfflineReconstructor
 from recon4d_ros.pipeline.reconstructor import Reconstructor
 from recon4d_ros.predictors.classical.predictor import ClassicalPredictor
@@ -85,6 +85,7 @@ def build_offline_reconstructor(config: Config) -> OfflineReconstructor:
 
 def _set_up_process(config: Config) -> None:
     map_large_blocks()
+    keep_imports_for_good()
     torch.set_num_threads(config.compute.torch_threads)
     # numpy's own threads spin while they wait: a fifth of all processor time, for nothing.
     threadpool_limits(config.compute.torch_threads, user_api="blas")
