@@ -46,7 +46,12 @@ class ComputeConfig:
         minimum=1,
         maximum=256,
     )
-    opencv_threads: int = setting(2, "threads of OpenCV", minimum=1, maximum=256)
+    opencv_threads: int = setting(
+        0,
+        "threads of OpenCV; 0: one on two processors, which tracking and mapping fill, else two",
+        minimum=0,
+        maximum=256,
+    )
 
 
 @dataclass(frozen=True)

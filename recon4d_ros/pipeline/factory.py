@@ -19,6 +19,9 @@ from recon4d_ros.predictors.interface import PointmapPredictor, PointTracker
 from recon4d_ros.predictors.klt import KltTracker
 from recon4d_ros.predictors.pomato.loading import load_pairs, load_predictor
 
+# Tracking and mapping fill them; threads within OpenCV would only wait for each other.
+_FEW_PROCESSORS = 2
+
 _PREDICTORS: dict[str, Callable[[Config], PointmapPredictor]] = {
     "classical": ClassicalPredictor,
     "pomato": load_predictor,
@@ -89,4 +92,5 @@ def _set_up_process(config: Config) -> None:
     torch.set_num_threads(config.compute.torch_threads)
     # numpy's own threads spin while they wait: a fifth of all processor time, for nothing.
     threadpool_limits(config.compute.torch_threads, user_api="blas")
-    cv2.setNumThreads(config.compute.opencv_threads)
+    few = cv2.getNumberOfCPUs() <= _FEW_PROCESSORS
+    cv2.setNumThreads(config.compute.opencv_threads or (1 if few else 2))
