@@ -1,4 +1,4 @@
-"""Garbage is sought seldom: a fifth of a network's export is full rounds over what torch keeps."""
+"""Garbage is sought seldom: a seventh of a network export is full rounds over what torch keeps."""
 
 import gc
 
