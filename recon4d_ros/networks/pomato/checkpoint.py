@@ -11,6 +11,7 @@ import re
 import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import torch
@@ -226,7 +227,8 @@ def _copy_missing_parts(tensors: Tensors) -> tuple[str, ...]:
     return tuple(copied)
 
 
-def _expected_shapes(sizes: PomatoSizes) -> dict[str, tuple[int, ...]]:
+@lru_cache(maxsize=4)
+def _expected_shapes(sizes: PomatoSizes) -> Mapping[str, tuple[int, ...]]:
     with torch.device("meta"):
         return {name: tuple(held.shape) for name, held in PomatoParts(sizes).state_dict().items()}
 
