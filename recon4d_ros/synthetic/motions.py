@@ -40,7 +40,7 @@ class Fixed:
 
     def pose(self, time_s: float) -> Tensor:
         """T_world_object (4, 4) float64, the same at every time."""
-        return _pose(_vector(self.position), _vector(self.rotation))
+        return _resting(self.position, self.rotation).clone()
 
 
 @dataclass(frozen=True)
@@ -175,6 +175,11 @@ def look_at(eye: Tensor, target: Tensor) -> Tensor:
 
 def _pose(position: Tensor, rotation: Tensor) -> Tensor:
     return se3.assemble(se3.exp_so3(rotation), position)
+
+
+@lru_cache(maxsize=256)
+def _resting(position: Vector, rotation: Vector) -> Tensor:
+    return _pose(_vector(position), _vector(rotation))
 
 
 def _vector(values: Vector) -> Tensor:
