@@ -87,15 +87,17 @@ def test_recorder_says_which_topic_has_no_publisher(tmp_path: Path) -> None:
     assert not (tmp_path / "bag").exists()
 
 
-def test_a_process_that_ignores_sigint_is_killed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(("ignored", "code"), [("2", -signal.SIGTERM), ("2, 15", -signal.SIGKILL)])
+def test_a_process_that_ignores_signals_is_told_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ignored: str, code: int
 ) -> None:
-    monkeypatch.setattr(processes, "_GRACE_S", 0.3)
-    script = "import signal, time\nsignal.signal(2, signal.SIG_IGN)\nprint('on', flush=True)\n"
+    monkeypatch.setattr(processes, "_STOPPED_BY", ((signal.SIGINT, 0.3), (signal.SIGTERM, 0.3)))
+    script = f"import signal, time\nfor n in [{ignored}]: signal.signal(n, signal.SIG_IGN)\n"
+    script += "print('on', flush=True)\ntime.sleep(60)"
     with ProcessGroup(tmp_path, os.environ) as group:
-        stubborn = group.start("stubborn", [sys.executable, "-c", f"{script}time.sleep(60)"])
+        stubborn = group.start("stubborn", [sys.executable, "-c", script])
         group.wait_until(lambda: "on" in stubborn.log.read_text(), "start", 20.0, stubborn)
-        with pytest.raises(ProcessError, match="code -9 on SIGINT"):
+        with pytest.raises(ProcessError, match=f"code {code} on SIGINT"):
             group.stop(stubborn)
         assert not stubborn.is_alive
 

@@ -14,8 +14,9 @@ from types import TracebackType
 
 from recon4d_ros.errors import ProcessError
 
-# After SIGINT a process may finish what it writes; then it is killed.
-_GRACE_S = 15.0
+# What a process is told in turn, and how long it may finish what it writes before it is told more,
+# then killed: an interrupt may be lost while Python still imports. ROS 2's launch does the same.
+_STOPPED_BY = ((signal.SIGINT, 5.0), (signal.SIGTERM, 10.0))
 _TICK_S = 0.05
 _LAST_LINES = 12
 # The last ROS domains whose ports Linux does not give out by itself.
@@ -142,10 +143,11 @@ class ProcessGroup:
             raise process.failure(f"ended with code {code} on SIGINT")
 
     def _end(self, process: Process) -> int:
-        """SIGINT, a bounded wait, then SIGKILL; the exit code."""
-        if process.is_alive:
-            process.popen.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return process.popen.wait(_GRACE_S)
+        """SIGINT, SIGTERM, SIGKILL, until it has ended; the exit code."""
+        for number, grace_s in _STOPPED_BY:
+            if process.is_alive:
+                process.popen.send_signal(number)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return process.popen.wait(grace_s)
         process.popen.kill()
         return process.popen.wait()
