@@ -14,6 +14,7 @@ from ros_support import (
     probe_in,
     python_process,
 )
+from rosgraph_msgs.msg import Clock
 
 from recon4d_ros.ros import profile
 
@@ -134,3 +135,30 @@ def test_large_images_pass_between_processes():
             message = image_message(probe.next_stamp(), size=size)
             assert probe.send_and_wait(message=message, info=info)
         assert process.poll() is None
+
+
+ACKNOWLEDGED = """
+import sys, time
+import rclpy
+from rclpy.duration import Duration
+from rosgraph_msgs.msg import Clock
+from recon4d_ros.ros.profile import ensure_transport_profile
+
+ensure_transport_profile()
+rclpy.init()
+publisher = rclpy.create_node("writer").create_publisher(Clock, "/written", 10)
+while publisher.get_subscription_count() == 0:
+    time.sleep(0.01)
+time.sleep(0.5)
+publisher.publish(Clock())
+sys.exit(0 if publisher.wait_for_all_acked(Duration(seconds=1)) else 3)
+"""
+
+
+def test_what_has_arrived_is_known_before_the_default_heartbeat():
+    """The writer asks its reliable readers every 0.1 s, not every 3 s."""
+    domain = new_domain()
+    with probe_in(domain) as probe, python_process(domain, "-c", ACKNOWLEDGED) as process:
+        probe.node.create_subscription(Clock, "/written", probe.heard["/written"].append, 10)
+        probe.until(lambda: process.poll() is not None, "the writer to end", WAIT_S)
+    assert process.returncode == 0 and len(probe.heard["/written"]) == 1

@@ -37,6 +37,8 @@ _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _TICK_S = 0.02
 # A best-effort subscriber that we have found hears nothing before it has found us in turn.
 _SETTLE_S = 0.5
+# How long the last messages may be on their way.
+_LAST_S = 1.0
 # Images are large, and a subscriber that lags ten behind will not catch up.
 _IMAGE_DEPTH, _DEPTH = 10, 100
 
@@ -193,9 +195,11 @@ class _Player:
         return _messages(self._options.bag, self._reader, self._connections)
 
     def wait_until_received(self) -> None:
-        """Give reliable subscribers a moment to receive the last messages."""
+        """Give reliable subscribers a moment, for all topics together, to receive the last."""
+        deadline_s = time.monotonic() + _LAST_S
         for publisher in self._publishers.values():
-            publisher.wait_for_all_acked(Duration(seconds=1))
+            left_s = max(0.0, deadline_s - time.monotonic())
+            publisher.wait_for_all_acked(Duration(nanoseconds=int(1e9 * left_s)))
 
     @property
     def _too_few(self) -> str:
