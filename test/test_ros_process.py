@@ -149,7 +149,7 @@ rclpy.init()
 publisher = rclpy.create_node("writer").create_publisher(Clock, "/written", 10)
 while publisher.get_subscription_count() == 0:
     time.sleep(0.01)
-time.sleep(0.5)
+time.sleep(0.5)  # until the reader knows the writer, too, which nobody here can ask
 publisher.publish(Clock())
 sys.exit(0 if publisher.wait_for_all_acked(Duration(seconds=1)) else 3)
 """

@@ -21,9 +21,10 @@ Matrix = NDArray[np.float64]
 
 NUM_SAMPLES = 700
 MIN_SAMPLES = 60
-# Random trials of a robust fit. Of 350 pairs, two fifths of them wrong, 150 trials miss F once in
-# ten times; where less is wrong the search ends long before.
+# Random trials of a robust fit; more of them change no mask.
 MAX_HOMOGRAPHY_TRIALS = 150
+# Of 350 pairs with two fifths wrong, 150 trials miss F four times in sixty; where less is wrong
+# the search ends long before.
 MAX_FUNDAMENTAL_TRIALS = 1000
 # Every n-th sample is enough for the search of F; all of them judge the result.
 SEARCH_STRIDE = 2
