@@ -27,6 +27,11 @@ class WindowConfig:
     stride: int = setting(4, "new frames between two windows", minimum=1, maximum=16)
     final_lag: int = setting(6, "frames after which a frame is final", minimum=3, maximum=32)
 
+    @property
+    def num_remembered(self) -> int:
+        """Newest frames that whoever maps aside, a stride behind, may still ask for."""
+        return self.size + 2 * self.stride
+
 
 @dataclass(frozen=True)
 class PredictorConfig:

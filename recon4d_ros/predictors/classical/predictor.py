@@ -74,8 +74,6 @@ class ClassicalPredictor:
         self._flow = FlowHistory(config.flow)
         self._worker = ThreadPoolExecutor(1, "flow")
         self._lock = threading.Lock()
-        # Whoever maps aside is behind by a few frames, and still needs those of its window.
-        self._num_kept = config.window.size + 2 * config.window.stride
         self.reset()
 
     def reset(self) -> None:
@@ -209,7 +207,7 @@ class ClassicalPredictor:
         known = Known(gauge, after, frame.stamp_ns, tracked, flowing, (), depth)
         with self._lock:
             self._known[frame.index] = known
-            while len(self._known) > self._num_kept:
+            while len(self._known) > self._config.window.num_remembered:
                 self._known.popitem(last=False)
         return self._frame_prediction(frame.index)
 
