@@ -31,8 +31,11 @@ class TruthCore:
 
     maps_aside = False
 
-    def track(self, frame, *, dense=True):
-        return TrackedFrame(self._reconstruct(frame), None, 1.0, dense, None, (), {})
+    def track(self, frame, on_pose=None, *, dense=True, exclusive=None):
+        tracked = TrackedFrame(self._reconstruct(frame), None, 1.0, dense, None, (), {})
+        with exclusive:
+            on_pose(tracked)
+        return tracked
 
     def map(self, tracked, on_provisional=None, on_window=None, exclusive=None):
         result = tracked.pose

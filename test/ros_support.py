@@ -94,6 +94,7 @@ class ExactCore:
         self.config = config
         self._states, self._submaps, self._fail = states or {}, submaps or {}, fail or {}
         self._gate, self._map_gate = gate, map_gate
+        self.num_begun = 0
         self.frames = []
         self.mapped = []
         self._waiting = []
@@ -101,7 +102,8 @@ class ExactCore:
 
     maps_aside = True
 
-    def track(self, frame, *, dense=True):
+    def track(self, frame, on_pose=None, *, dense=True, exclusive=None):
+        self.num_begun += 1
         if self._gate is not None:
             self._gate.wait(WAIT_S)
         if frame.index in self._fail:
@@ -113,7 +115,10 @@ class ExactCore:
         if frame.index == 0:
             events = (MapEvent(EventKind.INITIALISED, frame.stamp_ns, 0, "started"),)
         pose = self._reconstruct(frame)
-        return TrackedFrame(pose, None, 1.0, dense, None, events, {"track": 0.001})
+        tracked = TrackedFrame(pose, None, 1.0, dense, None, events, {"track": 0.001})
+        with exclusive:
+            on_pose(tracked)
+        return tracked
 
     def map(self, tracked, on_provisional=None, on_window=None, exclusive=None):
         if self._map_gate is not None:

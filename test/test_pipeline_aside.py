@@ -9,7 +9,7 @@ import torch
 from rendered_stream import frames, rendered
 from stream_run import SMALL, ate, run
 
-from recon4d_ros.datatypes import Frame, Reconstruction
+from recon4d_ros.datatypes import Frame, Reconstruction, TrackedFrame, Window, WindowPrediction
 from recon4d_ros.pipeline.factory import build_reconstructor
 from recon4d_ros.pipeline.mailbox import Mailbox
 from recon4d_ros.pipeline.reconstructor import Reconstructor
@@ -30,9 +30,9 @@ def together() -> list[Reconstruction]:
     return run(build_reconstructor(SMALL), stream()).finals()
 
 
-def behind(num_ahead: int) -> list[Reconstruction]:
+def behind(num_ahead: int, reconstructor: Reconstructor | None = None) -> list[Reconstruction]:
     """Final results when mapping is always `num_ahead` frames behind, in one thread."""
-    reconstructor = build_reconstructor(SMALL)
+    reconstructor = reconstructor or build_reconstructor(SMALL)
     waiting, final = deque(), []
     for frame in stream():
         waiting.append(reconstructor.track(frame, dense=frame.index % 2 == 0))
@@ -42,7 +42,7 @@ def behind(num_ahead: int) -> list[Reconstruction]:
     return final + list(reconstructor.finish()[0])
 
 
-@pytest.mark.parametrize("num_ahead", [1, 5])
+@pytest.mark.parametrize("num_ahead", [1, SMALL.window.stride + 1])
 def test_results_are_as_good_when_mapping_is_behind(num_ahead):
     late = behind(num_ahead)
     assert [r.frame.index for r in late] == list(range(LENGTH))
@@ -50,6 +50,21 @@ def test_results_are_as_good_when_mapping_is_behind(num_ahead):
     seen = [float(r.depth.isfinite().float().mean()) for r in late[8:] if r.is_dense]
     assert len(seen) == LENGTH / 2 - 4  # the first ones come before depth is known
     assert min(seen) > 0.5
+
+
+def test_a_window_that_is_mapped_late_has_all_its_poses(monkeypatch):
+    reconstructor, posed = build_reconstructor(SMALL), []
+    predict = reconstructor._predictor.predict
+
+    def watched(window: Window) -> WindowPrediction:
+        prediction = predict(window)
+        posed.append(prediction.T_key_cam.isfinite().all(dim=(1, 2)).tolist())
+        return prediction
+
+    monkeypatch.setattr(reconstructor._predictor, "predict", watched)
+    behind(SMALL.window.stride + 1, reconstructor)
+    assert len(posed[-2]) == SMALL.window.size
+    assert all(all(window) for window in posed)
 
 
 def test_a_step_is_tracking_and_mapping():
@@ -75,7 +90,8 @@ def test_a_tracked_frame_has_its_pose_and_nothing_else_yet():
 def test_two_threads_at_once():
     """Poses are handed out under the lock that windows are taken in with; nothing is lost."""
     reconstructor = build_reconstructor(SMALL)
-    lock, box, final, failed = threading.Lock(), Mailbox(4, lossless=True), [], []
+    box = Mailbox(SMALL.window.stride, lossless=True)
+    lock, final, failed = threading.Lock(), [], []
 
     def map_all() -> None:
         try:
@@ -90,8 +106,7 @@ def test_two_threads_at_once():
     thread = threading.Thread(target=map_all)
     thread.start()
     for frame in stream():
-        with lock:
-            tracked = reconstructor.track(frame, dense=frame.index % 3 == 0)
+        tracked = reconstructor.track(frame, dense=frame.index % 3 == 0, exclusive=lock)
         box.put(tracked)
     box.close()
     thread.join(WAIT_S)
@@ -100,6 +115,28 @@ def test_two_threads_at_once():
     final += reconstructor.finish()[0]
     assert [r.frame.index for r in final] == list(range(LENGTH))
     assert ate(final, truth()) < 0.03
+
+
+def test_the_lock_is_held_to_place_a_frame_and_not_to_find_its_pose(monkeypatch):
+    reconstructor, lock, held = build_reconstructor(SMALL), threading.Lock(), []
+    for room, method in ((reconstructor._predictor, "track"), (reconstructor._aligner, "locate")):
+        work = getattr(room, method)
+
+        def watched(*args, work=work, method=method):
+            held.append((method, lock.locked()))
+            return work(*args)
+
+        monkeypatch.setattr(room, method, watched)
+    given = []
+
+    def hand_out(tracked: TrackedFrame) -> None:
+        held.append(("on_pose", lock.locked()))
+        given.append(tracked)
+
+    tracked = reconstructor.track(stream()[0], hand_out, exclusive=lock)
+    assert given == [tracked]
+    assert held == [("track", False), ("locate", True), ("on_pose", True)]
+    assert not lock.locked()
 
 
 def test_a_frame_whose_mapping_fails_keeps_its_pose_and_harms_no_later_one(monkeypatch):

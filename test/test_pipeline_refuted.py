@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import cache
 
@@ -144,6 +145,30 @@ def test_frames_tracked_meanwhile_are_not_posed_by_the_refuted_odometry():
     assert in_submap(done, 0) == []
     last_of_old = SMALL.window.final_lag + SMALL.window.stride
     assert min(r.frame.index for r in in_submap(done, 1)) > last_of_old
+
+
+def test_a_frame_whose_map_is_refuted_while_it_is_tracked_has_no_pose():
+    """Its pose comes from before, and would open the next submap as if it were right."""
+    core, done, waiting = reconstructor(EARLY), Run(), []
+
+    @contextmanager
+    def meanwhile():
+        if len(waiting) > SMALL.window.stride:
+            done.events += core.map(waiting.pop(0)).events
+        yield
+
+    for frame in frames(SCENE, 24, step=STEP):
+        num_events = len(done.events)
+        tracked = core.track(frame, exclusive=meanwhile())
+        waiting.append(tracked)
+        if EventKind.REFUTED in [event.kind for event in done.events[num_events:]]:
+            assert tracked.pose.T_map_cam is None
+            assert tracked.pose.state is TrackingState.LOST
+            assert EventKind.LOST in [event.kind for event in tracked.events]
+        done.events += tracked.events
+    kinds = [event.kind for event in done.events]
+    assert kinds.count(EventKind.REFUTED) == 1
+    assert waiting[-1].pose.submap == 1 and waiting[-1].pose.T_map_cam is not None
 
 
 def test_depth_and_mask_are_right_afterwards():

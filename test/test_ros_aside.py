@@ -13,8 +13,9 @@ pytestmark = pytest.mark.ros
 LISTEN = ("pose", "dynamic_mask", "events", "/diagnostics")
 
 
-def held_up(gate, **values):
-    return session(core=partial(ExactCore, map_gate=gate), topics=LISTEN, **values)
+def held_up(map_gate, gate=None, **values):
+    core = partial(ExactCore, map_gate=map_gate, gate=gate)
+    return session(core=core, topics=LISTEN, **values)
 
 
 def test_poses_are_published_while_the_map_is_busy():
@@ -46,6 +47,23 @@ def test_tracking_runs_ahead_by_a_window_stride_at_most():
         assert len(cores[0].frames) == most
         gate.set()
         probe.until(lambda: len(cores[0].mapped) == most + 1, "everything mapped")
+
+
+def test_a_window_is_taken_in_while_the_next_pose_is_sought():
+    gate, map_gate = threading.Event(), threading.Event()
+    gate.set()
+    with held_up(map_gate, gate=gate) as (probe, _, cores):
+        probe.connected()
+        for _ in range(3):
+            probe.send_and_wait()
+        gate.clear()
+        probe.send()
+        probe.until(lambda: cores[0].num_begun == 4, "the fourth image being tracked")
+        map_gate.set()
+        probe.until(lambda: len(cores[0].mapped) == 3, "the three before it mapped")
+        assert len(cores[0].frames) == 3
+        gate.set()
+        probe.until(lambda: len(cores[0].mapped) == 4, "everything mapped")
 
 
 def test_a_restart_comes_between_what_was_mapped_and_what_comes():

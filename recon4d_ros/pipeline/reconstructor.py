@@ -15,11 +15,13 @@ from recon4d_ros.datatypes import (
     DynamicMask,
     EventKind,
     Frame,
+    FramePrediction,
     MapEvent,
     PointCloud,
     Reconstruction,
     StepOutput,
     TrackedFrame,
+    TrackingState,
     Window,
     WindowPrediction,
 )
@@ -31,6 +33,7 @@ from recon4d_ros.pipeline.window import SlidingWindow
 from recon4d_ros.predictors.interface import Corrigible, Described, PointmapPredictor, PointTracker
 from recon4d_ros.refinement.refiner import Refiner
 
+OnPose = Callable[[TrackedFrame], None]
 OnProvisional = Callable[[Reconstruction], None]
 OnWindow = Callable[[tuple[Reconstruction, ...], tuple[MapEvent, ...]], None]
 
@@ -56,6 +59,7 @@ class Reconstructor:
         self._masks: dict[int, DynamicMask] = {}
         self._is_dense: dict[int, bool] = {}
         self._num_final = 0
+        self._num_refuted = 0
         self._last_stamp_ns = 0
 
     def step(
@@ -80,27 +84,36 @@ class Reconstructor:
         output = self.map(tracked, on_provisional)
         return replace(output, events=(*tracked.events, *output.events))
 
-    def track(self, frame: Frame, *, dense: bool = True) -> TrackedFrame:
+    def track(
+        self,
+        frame: Frame,
+        on_pose: OnPose | None = None,
+        *,
+        dense: bool = True,
+        exclusive: AbstractContextManager[object] | None = None,
+    ) -> TrackedFrame:
         """The first half of a step: the pose of a frame.
+
+        Args:
+            frame: the next one.
+            on_pose: called with what is returned.
+            dense: as of `step`.
+            exclusive: held while the frame is placed in the map and until `on_pose` has returned;
+                see `map`.
 
         Raises:
             Recon4DError: the frame cannot be used.
         """
-        watch = Stopwatch()
+        watch, num_refuted = Stopwatch(), self._num_refuted
         with watch.stage("track"):
             prediction = self._predictor.track(frame, dense)
-        with watch.stage("locate"):
-            located = self._aligner.locate(frame, prediction)
-        self._last_stamp_ns = frame.stamp_ns
-        return TrackedFrame(
-            pose=frame_results.posed(frame, prediction, located),
-            prediction=prediction,
-            scale=located.scale,
-            dense=dense,
-            window=self._window.push(frame),
-            events=located.events,
-            stage_seconds=watch.seconds,
-        )
+        with exclusive or nullcontext():
+            if self._num_refuted > num_refuted:  # meanwhile, and this pose with the others
+                prediction = replace(prediction, T_key_cam=None, state=TrackingState.LOST)
+            tracked = self._located(frame, prediction, dense, watch)
+            if on_pose is not None:
+                on_pose(tracked)
+        return tracked
 
     def map(
         self,
@@ -119,7 +132,7 @@ class Reconstructor:
             on_provisional: as of `step`.
             on_window: called with the final results and the discontinuities of a window.
             exclusive: held while the map may move and until `on_window` has returned. Whoever
-                tracks meanwhile holds it for each frame, until its pose is handed out.
+                tracks meanwhile gives the same to `track`.
 
         Raises:
             Recon4DError: a room could not do its work.
@@ -188,6 +201,23 @@ class Reconstructor:
     def maps_aside(self) -> bool:
         """Whether `map` may run while the next frames are tracked."""
         return self._predictor.maps_aside
+
+    def _located(
+        self, frame: Frame, prediction: FramePrediction, dense: bool, watch: Stopwatch
+    ) -> TrackedFrame:
+        """A frame that the predictor has tracked, in the map."""
+        with watch.stage("locate"):
+            located = self._aligner.locate(frame, prediction)
+        self._last_stamp_ns = frame.stamp_ns
+        return TrackedFrame(
+            pose=frame_results.posed(frame, prediction, located),
+            prediction=prediction,
+            scale=located.scale,
+            dense=dense,
+            window=self._window.push(frame),
+            events=located.events,
+            stage_seconds=watch.seconds,
+        )
 
     def _developed(self, tracked: TrackedFrame, watch: Stopwatch) -> Reconstruction:
         """The provisional result of a frame, with depth and mask if they are wanted."""
@@ -275,6 +305,7 @@ class Reconstructor:
         if not self._is_refuted(final):
             return final, self._aligner.commit(aligned, window, close_loops=close_loops)
         self._map.reset()
+        self._num_refuted += 1
         event = self._aligner.abandon(window.frames[-1])
         return tuple(frame_results.refuted(result) for result in final), (event,)
 

@@ -42,7 +42,14 @@ class Core(Protocol):
         """Whether `map` may run while the next frames are tracked."""
         ...
 
-    def track(self, frame: Frame, *, dense: bool = True) -> TrackedFrame:
+    def track(
+        self,
+        frame: Frame,
+        on_pose: Callable[[TrackedFrame], None] | None = None,
+        *,
+        dense: bool = True,
+        exclusive: AbstractContextManager[object] | None = None,
+    ) -> TrackedFrame:
         """The pose of a frame."""
         ...
 
@@ -107,7 +114,8 @@ class Perception:
     """Owns the reconstruction.
 
     `track` runs on one worker, `map` on the same or on another one (docs/adr/0009), the rest on
-    any thread. The map's lock is taken before the pose's where both are needed.
+    any thread. Each of the two holds its lock for a whole image, and the pose's lock while poses
+    are handed out; a lock is taken before those after it in map, track, pose.
     """
 
     def __init__(
@@ -135,8 +143,9 @@ class Perception:
         self._statistics = statistics
         self._events = events
         self._now_ns = now_ns
-        self._pose_lock = threading.Lock()
         self._map_lock = threading.Lock()
+        self._track_lock = threading.Lock()
+        self._pose_lock = threading.Lock()
         self._count_lock = threading.Lock()
         self._epoch = 0
         self._num_pending = 0
@@ -204,7 +213,7 @@ class Perception:
             reason: for whoever listens to the events.
             at_ns: stamp of the image that brought it; that of the newest one if None.
         """
-        with self._map_lock, self._pose_lock:
+        with self._map_lock, self._track_lock:
             event = self._core.reset()
             self._epoch += 1
             self._intake.restart()
@@ -249,18 +258,23 @@ class Perception:
 
     def _tracked(self, arrival: Arrival, dense: bool) -> Pending | str:
         """A tracked image, or why everything must start anew before it."""
-        with self._pose_lock:
+        with self._track_lock:
             admitted = self._intake.admit(arrival.message)
             if admitted.restart is not None:
                 return admitted.restart
-            tracked = self._core.track(admitted.frame, dense=dense)
-            self._intake.commit(admitted)
-            self._publish_pose(arrival, admitted, tracked)
+
+            def publish(tracked: TrackedFrame) -> None:
+                self._intake.commit(admitted)
+                self._publish_pose(arrival, admitted, tracked)
+
+            tracked = self._core.track(
+                admitted.frame, publish, dense=dense, exclusive=self._pose_lock
+            )
             self._count(1)
             return Pending(tracked, admitted, self._epoch)
 
     def _count(self, change: int) -> None:
-        """Frames that wait to be mapped; the pose's lock is held for as long as a pose takes."""
+        """Frames that wait to be mapped; tracking holds its lock for as long as a pose takes."""
         with self._count_lock:
             self._num_pending += change
 
