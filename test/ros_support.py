@@ -116,8 +116,9 @@ class ExactCore:
             events = (MapEvent(EventKind.INITIALISED, frame.stamp_ns, 0, "started"),)
         pose = self._reconstruct(frame)
         tracked = TrackedFrame(pose, None, 1.0, dense, None, events, {"track": 0.001})
-        with exclusive:
-            on_pose(tracked)
+        if on_pose is not None:
+            with exclusive:
+                on_pose(tracked)
         return tracked
 
     def map(self, tracked, on_provisional=None, on_window=None, exclusive=None):
