@@ -157,6 +157,23 @@ def test_a_full_table_takes_as_many_as_fit():
     assert len(table.add(0, np.zeros((7, 2)), np.ones(7), np.zeros(7, bool))) == 0
 
 
+def test_what_is_unseen_for_longest_makes_room_for_what_is_new():
+    table = TrackTable(rows=6, columns=4)
+    for frame in (0, 1, 2):
+        table.open_column(frame)
+    uv, still = np.arange(12.0).reshape(6, 2), np.zeros(6, bool)
+    rows = table.add(0, uv, np.ones(6), still)
+    table.see(rows, 1, uv, np.array([True] * 5 + [False]))
+    table.see(rows[:5], 2, uv[:5], np.array([True, True, False, False, True]))
+    ids = table.ids[rows]
+    new = table.add(2, uv[:2] + 50, np.full(2, 3.0), still[:2])
+    assert len(new) == 2
+    held = set(table.ids[table.used].tolist())
+    assert held == {*ids[[0, 1, 3, 4]].tolist(), *table.ids[new].tolist()}
+    assert np.isnan(table.uv[new][:, [table.column(0), table.column(1)]]).all()
+    assert len(table.add(2, uv, np.ones(6), still)) == 1, "what is tracked stays"
+
+
 def test_a_lost_point_keeps_its_past_until_its_frames_go():
     table = TrackTable(rows=4, columns=4)
     for frame in (0, 1, 2):

@@ -208,7 +208,7 @@ class TrackTable:
         self._sweep()
 
     def add(self, frame: int, uv: Array, rho: Array, moving: Mask) -> Index:
-        """New points born in `frame`; as many as there are free rows.
+        """New points born in `frame`; those tracked no more make room, longest unseen first.
 
         Args:
             frame: a remembered frame.
@@ -217,8 +217,9 @@ class TrackTable:
             moving: (N,) on a thing that moves.
 
         Returns:
-            (M,) their rows, M <= N.
+            (M,) their rows; M < N where too many points are being tracked.
         """
+        self._make_room(len(uv))
         rows = np.flatnonzero(~self.used)[: len(uv)]
         uv, rho = uv[: len(rows)], rho[: len(rows)]
         self.moving[rows] = moving[: len(rows)]
@@ -266,6 +267,15 @@ class TrackTable:
 
     def _sweep(self) -> None:
         seen = np.isfinite(self.uv[..., 0]).sum(axis=1)
-        rows = np.flatnonzero(self.used & ~self.alive & (seen < 2))
+        self._free(np.flatnonzero(self.used & ~self.alive & (seen < 2)))
+
+    def _make_room(self, wanted: int) -> None:
+        missing = wanted - int((~self.used).sum())
+        if missing > 0:
+            gone = np.flatnonzero(self.used & ~self.alive)
+            last_seen = np.where(np.isfinite(self.uv[gone, :, 0]), self.frames, -1).max(axis=1)
+            self._free(gone[np.argsort(last_seen, kind="stable")[:missing]])
+
+    def _free(self, rows: Index) -> None:
         self.ids[rows], self.host[rows] = -1, -1
         self.uv[rows] = np.nan
