@@ -120,7 +120,7 @@ class Odometry:
         with self.lock:
             self._open(index, stamp_ns, grey, T_guess)
             self._table.see(rows, index, uv, good)
-            return self._continued(index, last)
+            return self._continued(index)
 
     def _begun(self, index: int, stamp_ns: int, grey: Grey) -> Tracked:
         self._open(index, stamp_ns, grey, np.eye(4))
@@ -129,8 +129,8 @@ class Odometry:
         self._make_keyframe(index)
         return Tracked(np.eye(4), TrackingState.INITIALISING, 0.0, 0)
 
-    def _continued(self, index: int, last: int) -> Tracked:
-        tracked = self._seen(index, last)
+    def _continued(self, index: int) -> Tracked:
+        tracked = self._seen(index)
         if tracked.T_cam_world is None:
             return tracked
         if not self.ready:
@@ -239,10 +239,10 @@ class Odometry:
         sane &= ~self._table.moving[rows]
         return rows, uv, np.where(sane[:, None], uv + shift, uv)
 
-    def _seen(self, index: int, last: int) -> Tracked:
+    def _seen(self, index: int) -> Tracked:
         """Pose by what is seen."""
         self._take_velocity()
-        tracked = self._posed(index) if self.ready else self._rotated(index, last)
+        tracked = self._posed(index) if self.ready else self._rotated(index)
         if tracked.T_cam_world is not None:
             self.poses[index] = tracked.T_cam_world
         return tracked
@@ -276,8 +276,8 @@ class Odometry:
 
     def _agree(self, fit: PoseFit) -> bool:
         """Whether enough points agree with a pose to believe it."""
-        least = max(_MIN_SUPPORT, self._config.min_inlier_share * len(fit.inlier))
-        return bool(fit.inlier.sum() >= least)
+        share = self._config.min_inlier_share
+        return bool(fit.inlier.sum() >= max(_MIN_SUPPORT, share * len(fit.inlier)))
 
     def _better(self, seen: Sightings, rows: Index, fit: PoseFit) -> PoseFit:
         """A sampled pose instead, if too few points agree and clearly more agree with that one."""
@@ -289,12 +289,12 @@ class Odometry:
         other = refine_pose(seen, T, ROUGH_STEP)
         return other if other.inlier.sum() > 1.1 * fit.inlier.sum() else fit
 
-    def _rotated(self, index: int, last: int) -> Tracked:
+    def _rotated(self, index: int) -> Tracked:
         """Before depth is known: the rotation since the reference, no translation."""
         reference, rows = self._reference(index)
         if len(rows) < MIN_POINTS:
             return Tracked(None, TrackingState.LOST, np.inf, len(rows))
-        R = (self.poses[last] @ rigid.inverse(self.poses[reference]))[:3, :3]
+        R = (self.poses[index] @ rigid.inverse(self.poses[reference]))[:3, :3]
         views = self._points.views(rows, [reference, index])
         R, self._rotation_px = rotation_between(views, R, self.shutter.camera.focal)
         T = rigid.turned(R) @ self.poses[reference]
@@ -302,13 +302,12 @@ class Odometry:
 
     # ------------------------------------------------------------------ start
     def _reference(self, index: int) -> tuple[int, Index]:
-        """Oldest keyframe that still shares enough points with a frame, and their rows."""
+        """Oldest keyframe that shares enough points with a frame, else the one with most."""
         rows = self._table.resting_in(index)
-        for keyframe in self._keyframes:
-            shared = rows[self._table.host[rows] == keyframe]
-            if len(shared) >= 2 * MIN_POINTS:
-                return keyframe, shared
-        return self._keyframes[-1], rows[self._table.host[rows] == self._keyframes[-1]]
+        shared = {k: self._table.seen_among(rows, k) for k in self._keyframes}
+        enough = (k for k, those in shared.items() if len(those) >= 2 * MIN_POINTS)
+        best = next(enough, max(shared, key=lambda k: len(shared[k])))
+        return best, shared[best]
 
     def _try_bootstrap(self, index: int, tracked: Tracked) -> Tracked:
         """First structure once rotation leaves enough over, if it is sure or cannot wait."""
@@ -316,11 +315,12 @@ class Odometry:
             return tracked
         reference, rows = self._reference(index)
         frames = [reference, *(frame for frame in self._recent if frame > reference)]
-        structure = self._best_structure(rows, frames)
+        guess, structure = self.shutter.camera, self._best_structure(rows, frames)
         if structure is None:
             self._next_try_px = max(self._rotation_px * 1.2, self._config.bootstrap_px)
         may_wait = len(self._recent) <= self._window.final_lag
         if structure is None or (may_wait and not structure.explains_most):
+            self.shutter.camera = guess  # with which the rotations were found
             return tracked
         self._take(structure, rows, frames)
         residual = float(np.nanmedian(structure.residual_px))
@@ -351,6 +351,7 @@ class Odometry:
         table, base = self._table, self.poses[frames[0]]
         for frame, T in zip(frames, structure.T_cam_first, strict=True):
             self.poses[frame] = rigid.orthonormal(T @ base)
+        table.rehost(rows, frames[0])
         table.rho[rows], table.rho_sigma[rows] = structure.rho, structure.rho_sigma
         table.rho_prior[rows] = 1.0
         self.shutter.readout = structure.readout
@@ -363,11 +364,10 @@ class Odometry:
     # ------------------------------------------------------------------ keyframes
     def _needs_keyframe(self, index: int) -> bool:
         """Points moved far from the last keyframe, or too many of them are gone."""
-        table, last = self._table, self._keyframes[-1]
-        if index == last:
+        if index in self._keyframes:
             return False
-        rows = table.resting_in(index)
-        moved = table.displacements(rows, last, index)
+        rows = self._table.resting_in(index)
+        moved = self._table.displacements(rows, self._keyframes[-1], index)
         few = len(rows) < 0.6 * self._keyframe_points or len(moved) < MIN_POINTS
         return few or float(np.median(np.linalg.norm(moved, axis=1))) > self._config.keyframe_px
 

@@ -252,6 +252,16 @@ class TrackTable:
         rows = self.rows_in(frame)
         return rows[~self.moving[rows]]
 
+    def seen_among(self, rows: Index, frame: int) -> Index:
+        """Those of the rows whose points a remembered frame shows."""
+        return np.asarray(rows[np.isfinite(self.uv[rows, self.column(frame), 0])])
+
+    def rehost(self, rows: Index, frame: int) -> None:
+        """A frame that shows the points of the rows becomes the first to have seen them."""
+        self.host[rows], self.host_uv[rows] = frame, self.uv[rows, self.column(frame)]
+        for earlier in self.frames[(self.frames >= 0) & (self.frames < frame)]:
+            self.uv[rows, self.column(int(earlier))] = np.nan
+
     def seen_in(self, frames: Sequence[int]) -> Array:
         """Px (T, rows, 2) in frames, NaN where a point was not seen or a frame is forgotten."""
         uv = np.full((len(frames), len(self.ids), 2), np.nan)
