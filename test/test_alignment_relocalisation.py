@@ -164,6 +164,33 @@ def test_a_place_never_seen_gives_no_pose_and_after_thirty_frames_a_new_submap()
         torch.testing.assert_close(stream.located[i].T_map_cam, expected, atol=1e-9, rtol=0)
 
 
+def test_a_camera_lost_before_any_depth_is_not_sought() -> None:
+    """There is nothing to find it by: the first window of the new gauge begins a submap."""
+    poses = [scene.pose(i) for i in range(28)]
+    stream = Stream(
+        [Frame(i, scene.stamp(i), scene.image(T, VIEW), VIEW) for i, T in enumerate(poses)]
+    )
+    first = scene.ExactPredictor(view=VIEW, num_landmarks=0)
+    second = scene.ExactPredictor(view=VIEW, gauge=1)
+    blind = torch.full(VIEW.size, torch.nan)
+
+    def nothing_known(indices: range) -> WindowPrediction:
+        exact = first.window(indices)
+        points = tuple(torch.full_like(points, torch.nan) for points in exact.points_key)
+        return replace(exact, points_key=points, confidence=torch.zeros_like(exact.confidence))
+
+    for i in range(16):
+        stream.feed(i, replace(first.frame(i, 0), depth=blind), nothing_known)
+    assert stream.aligner.num_keyframes == 0 and stream.aligner.submap == 0
+    for i in range(16, 28):
+        stream.feed(i, second.frame(i, 16), lambda w: knowing_since(second.window(w), second, 16))
+    assert (19, EventKind.NEW_SUBMAP) in stream.events
+    assert [found.T_map_cam is None for found in stream.located] == [
+        16 <= i < 20 for i in range(28)
+    ]
+    assert stream.aligner.submap == 1 and stream.aligner.num_keyframes > 0
+
+
 @pytest.mark.data
 def test_relocalisation_is_deterministic() -> None:
     walk = list(range(0, 48, 3))
