@@ -393,7 +393,7 @@ class Odometry:
             self._keyframes.remove(frame)
             self._table.close_column(frame)
         kept = {*self._table.frames.tolist(), *self._table.host.tolist()}
-        kept.update(range(self._recent[-1] - self._window.num_remembered, self._recent[-1]))
+        kept.update(range(self._recent[-1] - self._window.num_remembered + 1, self._recent[-1]))
         for frame in [frame for frame in self.poses if frame not in kept]:
             del self.poses[frame]
         self.shutter.forget_all_but(kept)
