@@ -9,7 +9,7 @@ import torch
 
 from recon4d_ros.config import Config
 from recon4d_ros.errors import PredictorError
-from recon4d_ros.predictors.flow import BRIDGE_STEPS, FlowHistory, structure_tensor
+from recon4d_ros.predictors.flow import BRIDGE_STEPS, FlowHistory, dominant_shift, structure_tensor
 
 SIZE = (120, 160)
 
@@ -54,6 +54,38 @@ def test_both_directions_come_for_every_partner():
     fields = _pushed(_history(), _sliding(1.0, 8))[-1]
     for there, back in zip(fields[::2], fields[1::2], strict=True):
         assert (there.source, there.target) == (back.target, back.source)
+
+
+def test_a_view_that_jumps_is_found_by_its_looks():
+    """A third of the view per frame; the search by itself stops at a tenth."""
+    texture = _texture()
+    history = _history()
+    history.push(0, _view(texture, 20, 100))
+    for index, x in enumerate((70, 125), start=1):
+        there, back = history.push(index, _view(texture, x, 100 + 4 * index))[:2]
+        shift = torch.tensor([x - (20, 70)[index - 1], 4.0])
+        for field, exact in ((there, shift), (back, -shift)):
+            overlap = field.valid.float().mean()
+            assert overlap > 0.5, "of two thirds that both show"
+            assert (field.flow - exact).norm(dim=-1)[field.valid].median() < 0.1
+
+
+def test_a_view_whose_looks_mislead_is_sought_as_it_went_before():
+    """A thing stays in the middle of a paler background that goes by faster and faster."""
+    thing, history = _view(_texture(1), 0, 0)[40:80, 50:110], _history()
+    x = np.cumsum((10, 8, 16, 24, 32, 38, 44))
+    for index, at in enumerate(x):
+        view = 100 + _view(_texture(), at, 100) // 5
+        view[40:80, 50:110] = thing
+        fields = history.push(index, view)
+    valid = fields[0].valid & ((fields[0].flow - torch.tensor([44.0, 0.0])).norm(dim=-1) < 1)
+    assert valid.float().mean() > 0.3
+
+
+def test_the_shift_of_a_view_is_found_to_its_sign():
+    texture = _texture()
+    found = dominant_shift(_view(texture, 90, 80), _view(texture, 58, 96))
+    assert np.abs(found - (32, -16)).max() <= 4, "one px of the small images"
 
 
 @pytest.mark.parametrize(("speed", "frames_back"), [(0.3, 3), (0.7, 2), (1.6, 1)])

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import cv2
@@ -36,6 +37,11 @@ REFERENCE_SIDE_PX = 512.0
 
 # Partners among skipped frames: one a step away, as every nearest one is, one up to so many steps.
 BRIDGE_STEPS = 3
+
+# Where less of the flow than this is consistent, and the view moved by more than this share of its
+# long side, the search is done once more from there: by itself it finds no more than a tenth.
+_POOR_SHARE = 0.75
+_JUMP_SHARE = 0.05
 
 STRUCTURE_WINDOW_PX = 7
 STRUCTURE_BLUR_PX = 0.8
@@ -190,8 +196,34 @@ class FlowHistory:
         return next(near, len(frames) - 1)
 
     def _search_both(self, newer: _Past, older: _Past) -> _Link:
-        to_past = self._search_flow(newer.grey, older.grey)
-        from_past = self._search_flow(older.grey, newer.grey)
+        """As the images are; where that finds little, from where the view may have jumped to."""
+        found = self._searched(newer, older, np.zeros(2, np.float32))
+        jumps = self._jumps(newer, older)
+        while found.to_past_valid.mean() < _POOR_SHARE:
+            shift = next(jumps, None)
+            if shift is None:
+                break
+            again = self._searched(newer, older, shift)
+            found = max(found, again, key=lambda link: link.to_past_valid.sum())
+        return found
+
+    def _jumps(self, newer: _Past, older: _Past) -> Iterator[Flow]:
+        """Shifts of the view too large to be searched: by its looks, and as it went before."""
+        least = _JUMP_SHARE * max(newer.grey.shape)
+        shift = dominant_shift(newer.grey, older.grey)
+        if np.abs(shift).max() > least:
+            yield shift
+        if self._past and self._past[-1].links:
+            before = self._past[-1].links[0]
+            speed = np.median(before.to_past.reshape(-1, 2), axis=0)
+            speed /= before.index - before.partner
+            shift = np.rint(speed * (newer.index - older.index))
+            if np.abs(shift).max() > least:
+                yield shift
+
+    def _searched(self, newer: _Past, older: _Past, shift: Flow) -> _Link:
+        to_past = self._search_flow(newer.grey, _moved(older.grey, shift)) + shift
+        from_past = self._search_flow(older.grey, _moved(newer.grey, -shift)) - shift
         return _Link(
             newer.index,
             older.index,
@@ -205,6 +237,34 @@ class FlowHistory:
 
     def _search_flow(self, source: Grey, target: Grey) -> Flow:
         return np.asarray(self._search.calc(source, target, _ABSENT), dtype=np.float32)
+
+
+def dominant_shift(source: Grey, target: Grey) -> Flow:
+    """Whole px (2,) by which most of a view moved, by phase correlation of quarter-sized images.
+
+    Args:
+        source: (H, W) uint8.
+        target: (H, W) uint8; target(x + shift) looks like source(x).
+    """
+    height, width = (max(16, side // 4) for side in source.shape)
+    images = [
+        cv2.resize(grey, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32)
+        for grey in (source, target)
+    ]
+    window = cv2.createHanningWindow((width, height), cv2.CV_32F)
+    shift, _ = cv2.phaseCorrelate(images[0], images[1], window)
+    share = np.array(shift) / (width, height)
+    return np.asarray(np.rint(share * source.shape[::-1]), np.float32)
+
+
+def _moved(grey: Grey, shift: Flow) -> Grey:
+    """The image (x + shift); beyond its border, the border goes on."""
+    if not shift.any():
+        return grey
+    M = np.array([[1, 0, -shift[0]], [0, 1, -shift[1]]])
+    size = grey.shape[::-1]
+    moved = cv2.warpAffine(grey, M, size, flags=cv2.INTER_NEAREST, borderMode=cv2.BORDER_REPLICATE)
+    return np.asarray(moved, np.uint8)
 
 
 def structure_tensor(grey: Grey) -> Flow:
