@@ -8,13 +8,24 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from flow_scene import FOCAL, GRID, SIZE, FlowScene, ellipse, pixels, rough_depth
+from flow_scene import (
+    FOCAL,
+    GRID,
+    SIZE,
+    FlowScene,
+    ellipse,
+    pixels,
+    rough_depth,
+    smooth_noise,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.linalg import expm
 
 from recon4d_ros.config import Config
 from recon4d_ros.motion.ego_flow import along_line, carried, depth_range, ego_flow
+from recon4d_ros.motion.epipolar_pair import pair_evidence
+from recon4d_ros.motion.known_depth import KnownDepths, Views
 from recon4d_ros.motion.segmentation import Segmenter
 
 CONFIG = Config().motion
@@ -128,6 +139,29 @@ def test_carried_depth_is_the_depth_seen_from_here():
     ].all()
 
 
+PILLAR = ellipse((200, 90), (40, 50))
+BEFORE_FAR_HILLS = replace(STILL, depth=np.where(PILLAR, 2.0, 12.0 + 2.0 * smooth_noise(3, 20.0)))
+
+
+@pytest.mark.parametrize(
+    ("known", "flagged"),
+    [(None, True), (np.ones(SIZE, bool), False), (~PILLAR, True)],
+    ids=["no depth", "depth", "depth but of the pillar"],
+)
+def test_a_pillar_before_far_hills_rests_where_its_depth_was_measured(known, flagged):
+    """Its parallax lies far outside the hills' range, as that of a thing that moves would."""
+    scene = BEFORE_FAR_HILLS
+    field, along = scene.flow(10, 13), None
+    if known is not None:
+        depth = np.where(known, scene.depth, np.nan).astype(np.float32)
+        measured, T = depth_range(depth, sure(depth)), T_between(scene, 10, 13)
+        along = along_line(field.flow.numpy(), field.valid.numpy(), measured, GRID, T)
+    evidence = pair_evidence(field, CONFIG, along).evidence > 1
+    assert (evidence[PILLAR].mean() > 0.9) == flagged
+    assert (evidence[PILLAR].mean() < 0.02) != flagged
+    assert evidence[~PILLAR].mean() < 0.02
+
+
 # ---------------------------------------------------------------- masks
 def arrival(scene: FlowScene, index: int, depth: np.ndarray, **changes) -> SimpleNamespace:
     known = {
@@ -136,6 +170,16 @@ def arrival(scene: FlowScene, index: int, depth: np.ndarray, **changes) -> Simpl
         "confidence": torch.from_numpy(sure(depth)),
     }
     return SimpleNamespace(**{**vars(scene.arrival(index)), **known, **changes})
+
+
+def test_depth_of_what_moves_is_not_remembered():
+    """It is none: what keeps its speed would agree with it in the next pair and pass for rest."""
+    depths, scene = KnownDepths(4), BEFORE_FAR_HILLS
+    depths.keep(arrival(scene, 10, scene.depth.astype(np.float32)), moving=PILLAR)
+    field = scene.flow(10, 13)
+    known = depths.ask(field, Views(0, GRID, {13: scene.T_gauge_cam(13).numpy()})).known
+    assert not known[PILLAR].any()
+    assert known[~PILLAR & field.valid.numpy()].all()
 
 
 def segmenter_of(scene: FlowScene, wrong=lambda depth: depth) -> Segmenter:

@@ -66,10 +66,12 @@ class AlongLine:
     Attributes:
         residual: (H, W, 2) px along the epipolar line; 0 where the depth is unknown.
         sigma: (H, W) px, standard deviation of what a static surface leaves.
+        known: (H, W) bool, pixels of known depth and usable flow.
     """
 
     residual: Floats
     sigma: Floats
+    known: Bools
 
 
 def depth_range(depth: Floats, confidence: Floats) -> DepthRange:
@@ -151,7 +153,8 @@ def along_line(
     nearer, farther = px_per_rho * (depth.low - depth.rho), px_per_rho * (depth.high - depth.rho)
     unexplained = np.where(known, off - np.clip(off, nearer, farther), np.float32(0))
     sigma = _sigma(off, px_per_rho * depth.rho * depth.spread, known)
-    return AlongLine(np.stack([unexplained * line_x, unexplained * line_y], axis=-1), sigma)
+    residual = np.stack([unexplained * line_x, unexplained * line_y], axis=-1)
+    return AlongLine(residual, sigma, known)
 
 
 def _drift(off: Floats, known: Bools, grid: Intrinsics) -> Floats:

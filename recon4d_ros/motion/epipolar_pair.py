@@ -32,6 +32,8 @@ MAX_PARALLAX_SHARE = 0.4
 PARALLAX_TOLERANCE = 0.5
 # Errors of depth lie in patches, no white noise: what a static one may reach.
 DEPTH_SIGMAS = 6.0
+# Parallax counts as depth if the known depth says so with an error so much smaller.
+EXPLAINED_SIGMAS = 4.0
 # The structure tensor predicts grey differences for small displacements only.
 MAX_LINEAR_PX = 1.5
 
@@ -86,6 +88,9 @@ def pair_evidence(
     evidence = (found.across / threshold) ** 2
     far = outside > PARALLAX_TOLERANCE * threshold
     unexplained = valid & ((evidence > 1) | far)
+    if along is not None:
+        outside = np.where(_explained(along, outside, threshold), 0, outside)
+        far = outside > PARALLAX_TOLERANCE * threshold
     if _is_no_thing(far, background, config):
         outside = np.zeros_like(outside)
     evidence = np.maximum(evidence, (outside / (PARALLAX_TOLERANCE * threshold)) ** 2)
@@ -119,6 +124,13 @@ def _is_no_thing(far: Bools, background: Background, config: MotionConfig) -> bo
     chosen = far[uv[:, 1], uv[:, 0]]
     much = chosen.mean() > MAX_PARALLAX_SHARE
     return bool(much or spread(uv, chosen, far.shape) > config.max_spread)
+
+
+def _explained(along: AlongLine, outside: Floats, threshold: float) -> Bools:
+    """Where the depth that other pairs measured gives just this parallax, and no other."""
+    length = np.hypot(along.residual[..., 0], along.residual[..., 1])
+    sure = EXPLAINED_SIGMAS * along.sigma < outside
+    return np.asarray(along.known & sure & (length < threshold))
 
 
 def _moved_along(

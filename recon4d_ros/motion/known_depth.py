@@ -11,7 +11,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from recon4d_ros.datatypes import FlowField, FramePrediction, Intrinsics, WindowPrediction
-from recon4d_ros.motion.ego_flow import AlongLine, DepthRange, along_line, carried, depth_range
+from recon4d_ros.motion.ego_flow import (
+    AlongLine,
+    Bools,
+    DepthRange,
+    along_line,
+    carried,
+    depth_range,
+)
 
 Matrix = NDArray[np.float64]
 
@@ -81,13 +88,19 @@ class KnownDepths:
         for later in [known for known in self._arrivals if known >= index]:
             del self._arrivals[later]
 
-    def keep(self, prediction: FramePrediction) -> None:
-        """Remember the depth of a frame that has one."""
+    def keep(self, prediction: FramePrediction, moving: Bools) -> None:
+        """Remember the depth of a frame, but not of what moves: that is none.
+
+        Args:
+            prediction: of the frame; nothing is kept where it has no pose or no depth.
+            moving: (H, W).
+        """
         views = Views.of_frame(prediction)
         T = views.T_gauge_cam.get(prediction.index)
         if T is None or not bool(prediction.depth.isfinite().any()):
             return
-        depth = depth_range(prediction.depth.numpy(), prediction.confidence.numpy())
+        resting = np.where(moving, np.float32(np.nan), prediction.depth.numpy())
+        depth = depth_range(resting, prediction.confidence.numpy())
         self._arrivals[prediction.index] = _Arrival(prediction.gauge, T, depth)
         while len(self._arrivals) > self._bound:
             self._arrivals.popitem(last=False)

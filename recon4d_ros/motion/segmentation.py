@@ -113,7 +113,7 @@ class Segmenter:
         self._look_at((frame,) if frame else (), prediction.intrinsics.size)
         evidence = _Evidence.of(prediction, Views.of_frame(prediction))
         votes = self._arrive(index, evidence, prediction.intrinsics.size)
-        self._depths.keep(prediction)
+        self._depths.keep(prediction, votes.belief > 0)
         shown = {} if frame is None else {index: frame}
         if prediction.tracks is None:
             return self._mask({index: votes}, shown, {}, None)
