@@ -56,6 +56,17 @@ def test_both_directions_come_for_every_partner():
         assert (there.source, there.target) == (back.target, back.source)
 
 
+@pytest.mark.parametrize("gain", [0.85, 1.15])
+def test_exposure_is_no_motion(gain: float):
+    texture, history = _texture(), _history()
+    history.push(0, _view(texture, 80, 100))
+    brighter = cv2.convertScaleAbs(_view(texture, 82.3, 101), alpha=gain)
+    for field, sign in zip(history.push(1, brighter), (1, -1), strict=True):
+        error = (field.flow - sign * torch.tensor([2.3, 1.0])).norm(dim=-1)
+        assert field.valid.float().mean() > 0.85
+        assert error[field.valid].mean() < 0.06
+
+
 def test_a_view_that_jumps_is_found_by_its_looks():
     """A third of the view per frame; the search by itself stops at a tenth."""
     texture = _texture()

@@ -22,9 +22,11 @@ from typing import TypeAlias
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
 from recon4d_ros.datatypes import FlowField
+from recon4d_ros.geometry.exposure import matched
 from recon4d_ros.motion.fusion import SEED_BELIEF, Votes, hysteresis
 from recon4d_ros.motion.outline import LOUDEST
 
@@ -73,7 +75,9 @@ def resting_behind(
     box = _box(_grown(beside, AROUND_PX[0] * scale / 2))
     asked, rests, clearly = np.zeros((3, *beside.shape), np.bool_)
     for flow, there in partners:
-        shown = _shown_behind(coarse, box, image, flow, there, scale / 2)
+        images = matched(torch.from_numpy(image), torch.from_numpy(there))
+        here, there = (each.numpy() for each in images)
+        shown = _shown_behind(coarse, box, here, there, flow, scale / 2)
         for known, so_far in zip(shown, (asked, rests, clearly), strict=True):
             so_far[box] |= known
     height, width = votes.decided.shape
@@ -93,7 +97,7 @@ def resting_behind(
 
 
 def _shown_behind(
-    votes: Votes, box: Box, image: Image, field: FlowField, there: Image, scale: float
+    votes: Votes, box: Box, image: Image, there: Image, field: FlowField, scale: float
 ) -> tuple[Bools, Bools, Bools]:
     """(h, w) of the box: what the partner would show at rest, what it shows so, what clearly."""
     flow: Floats = np.float32(0.5) * field.flow.numpy()[COARSE][box]

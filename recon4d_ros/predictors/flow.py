@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 from recon4d_ros.config import FlowConfig
 from recon4d_ros.datatypes import FlowField
 from recon4d_ros.errors import PredictorError
+from recon4d_ros.geometry.exposure import matched
 
 Grey = NDArray[np.uint8]
 Flow = NDArray[np.float32]
@@ -222,8 +223,10 @@ class FlowHistory:
                 yield shift
 
     def _searched(self, newer: _Past, older: _Past, shift: Flow) -> _Link:
-        to_past = self._search_flow(newer.grey, _moved(older.grey, shift)) + shift
-        from_past = self._search_flow(older.grey, _moved(newer.grey, -shift)) - shift
+        images = matched(torch.from_numpy(newer.grey), torch.from_numpy(older.grey))
+        here, there = (image.numpy() for image in images)
+        to_past = self._search_flow(here, _moved(there, shift)) + shift
+        from_past = self._search_flow(there, _moved(here, -shift)) - shift
         return _Link(
             newer.index,
             older.index,

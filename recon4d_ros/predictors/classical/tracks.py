@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial import cKDTree
 
+from recon4d_ros.geometry.exposure import matched
 from recon4d_ros.predictors.classical.rigid import Array
 
 Index = NDArray[np.int64]
@@ -51,6 +53,8 @@ def sought(before: Grey, after: Grey, uv: Array, guess: Array) -> tuple[Array, A
     """
     if len(uv) == 0:
         return uv.copy(), np.zeros(0)
+    images = matched(torch.from_numpy(before), torch.from_numpy(after))
+    before, after = (image.numpy() for image in images)
     start = uv.astype(np.float32)[:, None]
     there, ok = _lucas_kanade(before, after, start, guess.astype(np.float32)[:, None], _LEVELS)
     back, ok_back = _lucas_kanade(after, before, there, start, _LEVELS_BACK)
