@@ -7,8 +7,8 @@ import torch
 from recon4d_ros.geometry.exposure import brightness_ratio, matched
 
 
-def view(seed: int = 0, size: tuple[int, ...] = (120, 160)) -> torch.Tensor:
-    noise = np.random.default_rng(seed).uniform(60, 200, (15, 20)).repeat(8, 0).repeat(8, 1)
+def view(seed: int = 0, size: tuple[int, ...] = (480, 640)) -> torch.Tensor:
+    noise = np.random.default_rng(seed).uniform(60, 200, (60, 80)).repeat(8, 0).repeat(8, 1)
     grey = torch.from_numpy(noise).round().to(torch.uint8)
     return grey if len(size) == 2 else grey[..., None].expand(*grey.shape, size[2]).contiguous()
 
@@ -17,7 +17,7 @@ def exposed(image: torch.Tensor, gain: float) -> torch.Tensor:
     return (image * gain).round().clamp(0, 255).to(torch.uint8)
 
 
-@pytest.mark.parametrize("size", [(120, 160), (120, 160, 3)])
+@pytest.mark.parametrize("size", [(480, 640), (480, 640, 3)])
 @pytest.mark.parametrize("gain", [0.7, 0.95, 1.04, 1.2])
 def test_the_ratio_is_the_gain_though_the_view_moves(gain, size):
     image = view(size=size)
@@ -42,11 +42,11 @@ def test_equal_exposure_leaves_the_images_themselves():
 def test_a_thing_that_comes_near_is_no_exposure():
     image = view()
     other = image.clone()
-    other[:, :60] = 20
+    other[:, :240] = 20
     assert brightness_ratio(image, other) == 1.0
 
 
 @pytest.mark.parametrize("level", [3, 252])
 def test_darkness_and_glare_tell_nothing(level):
-    blind = torch.full((120, 160), level, dtype=torch.uint8)
+    blind = torch.full((480, 640), level, dtype=torch.uint8)
     assert brightness_ratio(blind, view()) == 1.0

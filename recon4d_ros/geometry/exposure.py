@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-_SKIPPED, _POOLED = 2, 4  # small motion does not show in images an eighth as large
+_STEP = 4  # of the pixels looked at; small motion does not show
 _DARKEST, _BRIGHTEST = 16.0, 240.0  # noise and saturation beyond
 _LEAST_SHARE = 0.1  # of the pixels
 _LEAST_CHANGE = 0.01  # constant exposure measures less
@@ -43,14 +42,16 @@ def brightness_ratio(one: Tensor, other: Tensor) -> float:
     usable = (torch.minimum(a, b) > _DARKEST) & (torch.maximum(a, b) < _BRIGHTEST)
     if usable.float().mean() < _LEAST_SHARE:
         return 1.0
-    return float((b[usable] / a[usable]).median())
+    return float(torch.where(usable, b / a, torch.nan).nanmedian())
 
 
 def _reduced(image: Tensor) -> Tensor:
-    """Mean grey levels (h, w) of squares, from every second pixel of every second row."""
-    values = image[::_SKIPPED, ::_SKIPPED].float()
+    """Mean grey levels (h, w) of two by two pixels far apart; pooling takes ten times as long."""
+    values = image[::_STEP, ::_STEP].float()
     values = values if image.ndim == 2 else values.mean(dim=-1)
-    return functional.avg_pool2d(values[None], min(_POOLED, *values.shape))[0]
+    height, width = (side - side % 2 for side in values.shape)
+    pairs = values[:height:2] + values[1:height:2]
+    return 0.25 * (pairs[:, :width:2] + pairs[:, 1:width:2])
 
 
 def _dimmed(image: Tensor, factor: float) -> Tensor:
