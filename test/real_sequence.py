@@ -26,6 +26,11 @@ def require(name: str) -> Path:
     return folder
 
 
+def exposed(image: Tensor, gain: float) -> Tensor:
+    """An image as a camera takes it that gathers `gain` times the light."""
+    return (image * gain).round().clamp(0, 255).to(torch.uint8)
+
+
 def _rows(path: Path) -> list[list[str]]:
     lines = path.read_text().splitlines()
     return [line.split() for line in lines if line and not line.startswith("#")]

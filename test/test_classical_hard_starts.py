@@ -6,8 +6,7 @@ from dataclasses import replace
 from itertools import islice
 
 import pytest
-import torch
-from real_sequence import RealSequence, require
+from real_sequence import RealSequence, exposed, require
 from stream_run import ate
 
 from recon4d_ros.config import Config
@@ -27,9 +26,9 @@ def in_order(frames: Sequence[Frame]) -> list[Frame]:
     ]
 
 
-def posed(frames: Sequence[Frame], config: Config | None = None) -> list[Reconstruction]:
+def posed(frames: Sequence[Frame]) -> list[Reconstruction]:
     """On arrival, with adjustments but without depth and masks."""
-    reconstructor, found = build_reconstructor(config or Config()), []
+    reconstructor, found = build_reconstructor(Config()), []
     for frame in frames:
         tracked = reconstructor.track(frame, dense=False)
         found.append(tracked.pose)
@@ -45,7 +44,7 @@ def test_a_full_table_of_points_takes_new_ones_of_a_fast_car() -> None:
     """
     folder = SequenceFolder(require("kitti_odo_a"))
     frames = in_order(list(islice(folder, 0, None, 2)))
-    truth = [T for T in folder.truth.trajectory().T_world_cam[::2]]
+    truth = list(folder.truth.trajectory().T_world_cam[::2])
     found = posed(frames)
     error = ate(found, truth)
     print(error)
@@ -86,10 +85,7 @@ def test_a_camera_that_adapts_is_followed_as_one_that_does_not() -> None:
     """
     sequence = RealSequence("rendered/room_walkers", list(range(30)))
     gains = [1 + 0.25 * math.sin(0.2 * i) for i in range(30)]
-    sequence.rgb = [
-        (rgb * gain).round().clamp(0, 255).to(torch.uint8)
-        for rgb, gain in zip(sequence.rgb, gains, strict=True)
-    ]
+    sequence.rgb = [exposed(rgb, gain) for rgb, gain in zip(sequence.rgb, gains, strict=True)]
     found = posed([sequence.frame(i) for i in range(30)])
     start = [pose.state for pose in found].index(TrackingState.TRACKING)
     error = ate(found[start:], list(sequence.poses))

@@ -3,24 +3,21 @@
 import numpy as np
 import pytest
 import torch
+from real_sequence import exposed
 
 from recon4d_ros.geometry.exposure import brightness_ratio, matched
 
 
-def view(seed: int = 0, size: tuple[int, ...] = (480, 640)) -> torch.Tensor:
-    noise = np.random.default_rng(seed).uniform(60, 200, (60, 80)).repeat(8, 0).repeat(8, 1)
+def view(*channels: int) -> torch.Tensor:
+    noise = np.random.default_rng(0).uniform(60, 200, (60, 80)).repeat(8, 0).repeat(8, 1)
     grey = torch.from_numpy(noise).round().to(torch.uint8)
-    return grey if len(size) == 2 else grey[..., None].expand(*grey.shape, size[2]).contiguous()
+    return grey[..., None].expand(*grey.shape, *channels).contiguous() if channels else grey
 
 
-def exposed(image: torch.Tensor, gain: float) -> torch.Tensor:
-    return (image * gain).round().clamp(0, 255).to(torch.uint8)
-
-
-@pytest.mark.parametrize("size", [(480, 640), (480, 640, 3)])
+@pytest.mark.parametrize("channels", [(), (3,)])
 @pytest.mark.parametrize("gain", [0.7, 0.95, 1.04, 1.2])
-def test_the_ratio_is_the_gain_though_the_view_moves(gain, size):
-    image = view(size=size)
+def test_the_ratio_is_the_gain_though_the_view_moves(gain, channels):
+    image = view(*channels)
     moved = torch.roll(exposed(image, gain), (1, 2), (0, 1))
     assert brightness_ratio(image, moved) == pytest.approx(gain, abs=0.01)
 

@@ -238,14 +238,13 @@ class Aligner:
             placed = self._continued(state, prediction, T_key_cam, samples)
         if placed is None:
             submap, placed = self._rejoined(state, prediction, T_key_cam, samples)
-        if placed is None and self._is_given_up(prediction.gauge):
+        if placed is None and self._is_given_up(state, prediction.gauge):
             submap, placed = self._next_submap(), placement.opening(T_key_cam)
         return submap, placed
 
-    def _is_given_up(self, gauge: int) -> bool:
+    def _is_given_up(self, state: MapState, gauge: int) -> bool:
         """Sought long enough, or with no keyframe to find it by: lost before depth was known."""
-        assert self._state is not None
-        hopeless = gauge != self._state.join.gauge and not self._store.keyframes
+        hopeless = gauge != state.join.gauge and not self._store.keyframes
         return hopeless or self._search.failures >= self._config.relocalisation_frames
 
     def _continued(

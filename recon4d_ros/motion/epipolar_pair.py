@@ -89,8 +89,8 @@ def pair_evidence(
     far = outside > PARALLAX_TOLERANCE * threshold
     unexplained = valid & ((evidence > 1) | far)
     if along is not None:
-        outside = np.where(_explained(along, outside, threshold), 0, outside)
-        far = outside > PARALLAX_TOLERANCE * threshold
+        explained = _explained(along, outside, threshold)
+        outside[explained], far[explained] = 0, False
     if _is_no_thing(far, background, config):
         outside = np.zeros_like(outside)
     evidence = np.maximum(evidence, (outside / (PARALLAX_TOLERANCE * threshold)) ** 2)

@@ -198,15 +198,16 @@ class FlowHistory:
 
     def _search_both(self, newer: _Past, older: _Past) -> _Link:
         """As the images are; where that finds little, from where the view may have jumped to."""
-        found = self._searched(newer, older, np.zeros(2, np.float32))
-        jumps = self._jumps(newer, older)
-        while found.to_past_valid.mean() < _POOR_SHARE:
-            shift = next(jumps, None)
-            if shift is None:
+        images = matched(torch.from_numpy(newer.grey), torch.from_numpy(older.grey))
+        here, there = (image.numpy() for image in images)
+        found = []
+        for shift in itertools.chain([np.zeros(2, np.float32)], self._jumps(newer, older)):
+            to_past = self._search_flow(here, _moved(there, shift)) + shift
+            from_past = self._search_flow(there, _moved(here, -shift)) - shift
+            found.append(self._linked(newer, older, to_past, from_past))
+            if found[-1].to_past_valid.mean() >= _POOR_SHARE:
                 break
-            again = self._searched(newer, older, shift)
-            found = max(found, again, key=lambda link: link.to_past_valid.sum())
-        return found
+        return max(found, key=lambda link: link.to_past_valid.sum())
 
     def _jumps(self, newer: _Past, older: _Past) -> Iterator[Flow]:
         """Shifts of the view too large to be searched: by its looks, and as it went before."""
@@ -222,11 +223,7 @@ class FlowHistory:
             if np.abs(shift).max() > least:
                 yield shift
 
-    def _searched(self, newer: _Past, older: _Past, shift: Flow) -> _Link:
-        images = matched(torch.from_numpy(newer.grey), torch.from_numpy(older.grey))
-        here, there = (image.numpy() for image in images)
-        to_past = self._search_flow(here, _moved(there, shift)) + shift
-        from_past = self._search_flow(there, _moved(here, -shift)) - shift
+    def _linked(self, newer: _Past, older: _Past, to_past: Flow, from_past: Flow) -> _Link:
         return _Link(
             newer.index,
             older.index,

@@ -248,8 +248,7 @@ class TrackTable:
 
     def rows_in(self, frame: int) -> Index:
         """Rows of the live points seen in a frame."""
-        seen = np.isfinite(self.uv[:, self.column(frame), 0])
-        return np.flatnonzero(self.alive & seen)
+        return self.seen_among(np.flatnonzero(self.alive), frame)
 
     def resting_in(self, frame: int) -> Index:
         """Of those, the ones that are not on a thing that moves."""
@@ -263,8 +262,7 @@ class TrackTable:
     def rehost(self, rows: Index, frame: int) -> None:
         """A frame that shows the points of the rows becomes the first to have seen them."""
         self.host[rows], self.host_uv[rows] = frame, self.uv[rows, self.column(frame)]
-        for earlier in self.frames[(self.frames >= 0) & (self.frames < frame)]:
-            self.uv[rows, self.column(int(earlier))] = np.nan
+        self.uv[np.ix_(rows, np.flatnonzero(self.frames < frame))] = np.nan
 
     def seen_in(self, frames: Sequence[int]) -> Array:
         """Px (T, rows, 2) in frames, NaN where a point was not seen or a frame is forgotten."""
