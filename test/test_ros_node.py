@@ -38,7 +38,9 @@ def played():
         probe.connected()
         sent = [probe.send_and_wait("dynamic_points") and probe._stamp_ns for _ in range(4)]
         probe.until(lambda: all(probe.heard[t] for t in OUTPUTS), "every topic")
-        probe.until(lambda: len(probe.heard["/tf"]) == 4, "every transform")
+        # Topics overtake each other: the points may be here before the mask sent first.
+        of_each = ("/tf", *POSES, *DENSE)
+        probe.until(lambda: all(len(probe.heard[t]) == 4 for t in of_each), "all of each image")
         probe.until(lambda: probe.value("tracking", "posed") == "4", "diagnostics of it")
         probe.sent = sent
         yield probe, node
