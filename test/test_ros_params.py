@@ -4,7 +4,7 @@ import pytest
 import rclpy
 from rcl_interfaces.msg import ParameterType
 from rclpy.parameter import Parameter
-from ros_support import new_domain
+from ros_support import leave, new_domain
 
 from recon4d_ros.config import Config, parameters
 from recon4d_ros.errors import ConfigError
@@ -20,7 +20,7 @@ def context():
     context = rclpy.Context()
     rclpy.init(context=context, domain_id=new_domain())
     yield context
-    rclpy.shutdown(context=context)
+    leave(context)
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from geometry_msgs.msg import TransformStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
-from ros_support import WAIT_S, new_domain, python_process
+from ros_support import WAIT_S, leave, new_domain, python_process
 from rosbags.typesys import Stores, get_typestore
 from tf2_msgs.msg import TFMessage
 
@@ -68,7 +68,7 @@ def listener(domain: int):
         executor.shutdown()
         thread.join()
         node.destroy_node()
-        rclpy.try_shutdown(context=context)
+        leave(context)
 
 
 @pytest.mark.ros
