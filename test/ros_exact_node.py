@@ -2,7 +2,7 @@
 
 import sys
 
-from ros_support import ExactCore
+from exact_core import ExactCore
 
 from recon4d_ros.ros.node import main
 

@@ -1,4 +1,4 @@
-"""A camera, a listener and an exact reconstruction for tests of the node; no test in here."""
+"""A camera and a listener for tests of the node; no test in here."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ import time
 from array import array
 from collections import defaultdict
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import rclpy
-import torch
 from diagnostic_msgs.msg import DiagnosticArray
+from exact_core import ExactCore
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry
 from nav_msgs.msg import Path as PathMessage
@@ -30,18 +29,6 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import String
 from tf2_msgs.msg import TFMessage
 
-from recon4d_ros.datatypes import (
-    EventKind,
-    Intrinsics,
-    IntrinsicsSource,
-    MapEvent,
-    PointCloud,
-    Reconstruction,
-    StepOutput,
-    TrackedFrame,
-    TrackingState,
-)
-from recon4d_ros.errors import PredictorError
 from recon4d_ros.ros.node import Recon4DNode
 from recon4d_ros.ros.profile import ensure_transport_profile
 
@@ -82,104 +69,6 @@ OUTPUTS = {
 
 def new_domain():
     return 1 + _DOMAINS_EACH * (_WORKER % 4) + next(_DOMAINS) % _DOMAINS_EACH
-
-
-class ExactCore:
-    """A camera that moves 0.1 along x per frame before a slanted wall, with one moving square.
-
-    Frames become final after two more. `states` and `submaps` set what a frame number shows;
-    `fail` raises at a frame number; `gate` and `map_gate` hold tracking and mapping up.
-    """
-
-    def __init__(self, config, states=None, submaps=None, fail=None, gate=None, map_gate=None):
-        self.config = config
-        self._states, self._submaps, self._fail = states or {}, submaps or {}, fail or {}
-        self._gate, self._map_gate = gate, map_gate
-        self.num_begun = 0
-        self.frames = []
-        self.mapped = []
-        self._waiting = []
-        self.num_resets = 0
-
-    maps_aside = True
-
-    def track(self, frame, on_pose=None, *, dense=True, exclusive=None):
-        self.num_begun += 1
-        if self._gate is not None:
-            self._gate.wait(WAIT_S)
-        if frame.index in self._fail:
-            raise self._fail.pop(frame.index)
-        if self.frames and frame.size != self.frames[-1].size:
-            raise PredictorError("size changed")
-        self.frames.append(frame)
-        events = ()
-        if frame.index == 0:
-            events = (MapEvent(EventKind.INITIALISED, frame.stamp_ns, 0, "started"),)
-        pose = self._reconstruct(frame)
-        tracked = TrackedFrame(pose, None, 1.0, dense, None, events, {"track": 0.001})
-        if on_pose is not None:
-            with exclusive:
-                on_pose(tracked)
-        return tracked
-
-    def map(self, tracked, on_provisional=None, on_window=None, exclusive=None):
-        if self._map_gate is not None:
-            self._map_gate.wait(WAIT_S)
-        result = tracked.pose
-        if on_provisional is not None:
-            on_provisional(result)
-        self._waiting.append(result)
-        final = ()
-        if len(self._waiting) > 2:
-            final = (replace(self._waiting.pop(0), is_final=True),)
-        events = self._window_events(result.frame)
-        if on_window is not None:
-            with exclusive:
-                on_window(final, events)
-        self.mapped.append(result.frame)
-        return StepOutput(result, final, events, tracked.stage_seconds)
-
-    def _window_events(self, frame):
-        return ()
-
-    def _reconstruct(self, frame):
-        height, width = frame.size[0] // 2, frame.size[1] // 2
-        state = self._states.get(frame.index, TrackingState.TRACKING)
-        T_map_cam = torch.eye(4, dtype=torch.float64)
-        T_map_cam[0, 3] = 0.1 * frame.index
-        depth = (2.0 + torch.arange(width) / width).expand(height, width).clone()
-        depth[0] = torch.nan
-        mask = torch.zeros(height, width, dtype=torch.bool)
-        mask[4:12, 6:16] = True
-        known = frame.intrinsics is not None
-        return Reconstruction(
-            frame=frame,
-            is_final=False,
-            T_map_cam=None if state is TrackingState.LOST else T_map_cam,
-            depth=depth.float(),
-            confidence=torch.isfinite(depth).float(),
-            dynamic_mask=mask,
-            filled=mask,
-            intrinsics=Intrinsics(30.0, 30.0, (width - 1) / 2, (height - 1) / 2, width, height),
-            intrinsics_source=IntrinsicsSource.GIVEN if known else IntrinsicsSource.ESTIMATED,
-            state=state,
-            submap=self._submaps.get(frame.index, 0),
-            scale_known=False,
-            residual_px=0.2,
-            num_support=100,
-        )
-
-    def static_map(self):
-        num = len(self.frames)
-        points = torch.arange(3 * num).reshape(num, 3).float()
-        rgb = torch.tensor([[10, 20, 30]], dtype=torch.uint8).expand(num, 3).contiguous()
-        return PointCloud(points, rgb, torch.ones(num), torch.full((num,), 2, dtype=torch.int32))
-
-    def reset(self):
-        self.num_resets += 1
-        self.frames.clear()
-        self._waiting.clear()
-        return MapEvent(EventKind.RESET, 0, 0, "reset")
 
 
 def image_message(stamp_ns, size=SIZE, frame_id="camera_optical", **changes):
@@ -321,47 +210,52 @@ def parameters(**values):
     return [Parameter(name, value=value) for name, value in named.items()]
 
 
-def leave(context):
-    """Shut a context down, and its participant with it, before the next one starts.
+@contextmanager
+def context_in(domain, args=()):
+    """A ROS context whose participant is gone before the next one starts.
 
     Nodes are in reference cycles: until those are found their participant keeps its port, eleven
     threads and its place in the domain, where only the first few are looked for.
     """
-    rclpy.try_shutdown(context=context)
-    gc.collect()
+    context = rclpy.Context()
+    rclpy.init(
+        args=["--ros-args", *args] if args else None,
+        context=context,
+        domain_id=domain,
+        signal_handler_options=SignalHandlerOptions.NO,
+    )
+    try:
+        yield context
+    finally:
+        rclpy.try_shutdown(context=context)
+        gc.collect()
 
 
 @contextmanager
 def session(core=ExactCore, topics=(), args=(), domain=None, kind=Image, image="image", **values):
     """A node that spins in a thread, and a probe beside it: (probe, node, cores)."""
-    context = rclpy.Context()
-    rclpy.init(
-        args=["--ros-args", *args] if args else None,
-        context=context,
-        domain_id=domain or new_domain(),
-        signal_handler_options=SignalHandlerOptions.NO,
-    )
     cores = []
 
     def build(config):
         cores.append(core(config))
         return cores[-1]
 
-    node = Recon4DNode(build_core=build, context=context, parameter_overrides=parameters(**values))
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin)
-    thread.start()
-    probe = Probe(context, kind=kind, image=image, beside=[node]).listen(*topics)
-    try:
-        yield probe, node, cores
-    finally:
-        executor.shutdown()
-        thread.join(WAIT_S)
-        node.close()
-        probe.close()
-        node.destroy_node()
-        leave(context)
+    with context_in(domain or new_domain(), args) as context:
+        options = {"context": context, "parameter_overrides": parameters(**values)}
+        node = Recon4DNode(build_core=build, **options)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        thread = threading.Thread(target=executor.spin)
+        thread.start()
+        probe = Probe(context, kind=kind, image=image, beside=[node]).listen(*topics)
+        try:
+            yield probe, node, cores
+        finally:
+            executor.shutdown()
+            thread.join(WAIT_S)
+            node.close()
+            probe.close()
+            node.destroy_node()
 
 
 def process_environment(domain):
@@ -392,11 +286,9 @@ def python_process(domain, *command):
 @contextmanager
 def probe_in(domain, **options):
     """A probe alone in a domain, beside processes."""
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
-    probe = Probe(context, **options)
-    try:
-        yield probe
-    finally:
-        probe.close()
-        leave(context)
+    with context_in(domain) as context:
+        probe = Probe(context, **options)
+        try:
+            yield probe
+        finally:
+            probe.close()

@@ -4,7 +4,8 @@ import threading
 from functools import partial
 
 import pytest
-from ros_support import PERIOD_NS, START_NS, ExactCore, image_message, session
+from exact_core import ExactCore
+from ros_support import PERIOD_NS, START_NS, image_message, session
 
 from recon4d_ros.config import Config
 

@@ -5,7 +5,8 @@ import struct
 import numpy as np
 import pytest
 import torch
-from ros_support import ExactCore, stamp_ns
+from exact_core import ExactCore
+from ros_support import stamp_ns
 from scipy.spatial.transform import Rotation
 from sensor_msgs.msg import PointField
 from std_msgs.msg import Header

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 import torch
-from ros_support import OUTPUTS, RVIZ, ExactCore, session, stamp_ns
+from exact_core import ExactCore
+from ros_support import OUTPUTS, RVIZ, session, stamp_ns
 from sensor_msgs.msg import PointCloud2
 
 from recon4d_ros.datatypes import EventKind, MapCorrection, MapEvent

@@ -5,6 +5,7 @@ import threading
 import numpy as np
 import pytest
 import rclpy
+from exact_core import ExactCore
 from lifecycle_msgs.msg import State, Transition
 from lifecycle_msgs.srv import ChangeState
 from nav_msgs.msg import Path as PathMessage
@@ -13,7 +14,6 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from ros_support import (
     OUTPUTS,
     SIZE,
-    ExactCore,
     camera_info_message,
     image_message,
     session,

@@ -4,7 +4,7 @@ import pytest
 import rclpy
 from rcl_interfaces.msg import ParameterType
 from rclpy.parameter import Parameter
-from ros_support import leave, new_domain
+from ros_support import context_in, new_domain
 
 from recon4d_ros.config import Config, parameters
 from recon4d_ros.errors import ConfigError
@@ -17,10 +17,8 @@ OF_RCLPY = {"use_sim_time", "start_type_description_service"}
 
 @pytest.fixture(scope="module")
 def context():
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=new_domain())
-    yield context
-    leave(context)
+    with context_in(new_domain()) as context:
+        yield context
 
 
 @pytest.fixture

@@ -6,11 +6,11 @@ from array import array
 
 import pytest
 import rclpy
+from exact_core import ExactCore
 from ros_support import (
     PERIOD_NS,
     SIZE,
     START_NS,
-    ExactCore,
     camera_info_message,
     image_message,
     new_domain,

@@ -11,7 +11,7 @@ from geometry_msgs.msg import TransformStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.serialization import deserialize_message, serialize_message
-from ros_support import WAIT_S, leave, new_domain, python_process
+from ros_support import WAIT_S, context_in, new_domain, python_process
 from rosbags.typesys import Stores, get_typestore
 from tf2_msgs.msg import TFMessage
 
@@ -55,20 +55,18 @@ def test_bytes_agree_with_an_independent_encoder():
 @contextmanager
 def listener(domain: int):
     """A node that spins in a thread of its own."""
-    context = rclpy.Context()
-    rclpy.init(context=context, domain_id=domain)
-    node = rclpy.create_node("tf_listener", context=context)
-    executor = SingleThreadedExecutor(context=context)
-    executor.add_node(node)
-    thread = threading.Thread(target=executor.spin)
-    thread.start()
-    try:
-        yield node
-    finally:
-        executor.shutdown()
-        thread.join()
-        node.destroy_node()
-        leave(context)
+    with context_in(domain) as context:
+        node = rclpy.create_node("tf_listener", context=context)
+        executor = SingleThreadedExecutor(context=context)
+        executor.add_node(node)
+        thread = threading.Thread(target=executor.spin)
+        thread.start()
+        try:
+            yield node
+        finally:
+            executor.shutdown()
+            thread.join()
+            node.destroy_node()
 
 
 @pytest.mark.ros
