@@ -6,6 +6,7 @@ from dataclasses import replace
 from itertools import islice
 
 import pytest
+import torch
 from real_sequence import RealSequence, exposed, require
 from stream_run import ate
 
@@ -39,16 +40,33 @@ def posed(frames: Sequence[Frame]) -> list[Reconstruction]:
 def test_a_full_table_of_points_takes_new_ones_of_a_fast_car() -> None:
     """Every second image of a drive: 2.4 m and some 200 new points each.
 
-    Measured over 60 m: 0.10 m. When the table was full no new point was taken, and the last images
+    Measured over 60 m: 0.12 m. When the table was full no new point was taken, and the last images
     were posed by 20 old ones: 0.9 m, and steps of twice their length.
     """
     folder = SequenceFolder(require("kitti_odo_a"))
     frames = in_order(list(islice(folder, 0, None, 2)))
     truth = list(folder.truth.trajectory().T_world_cam[::2])
     found = posed(frames)
-    error = ate(found, truth)
-    print(error)
-    assert error < 0.3
+    assert ate(found, truth) < 0.3
+
+
+def test_frames_before_the_first_structure_are_held_by_its_points() -> None:
+    """Every third image of a drive, 3.6 m apart: depth is first known from the third and fourth.
+
+    Measured: the first four steps agree within 0.003; without the points' earlier sights the first
+    two are 0.83 and 0.49 of the third.
+    """
+    folder = SequenceFolder(require("kitti_odo_a"))
+    frames = in_order(list(islice(folder, 0, 36, 3)))
+    reconstructor = build_reconstructor(Config())
+    outputs = [reconstructor.map(reconstructor.track(f, dense=False)) for f in frames]
+    final = [result.T_map_cam[:3, 3] for output in outputs for result in output.final]
+    truth = folder.truth.trajectory().T_world_cam[::3, :3, 3]
+    taken, true = (
+        torch.stack(list(places)).diff(dim=0).norm(dim=1)[:4] for places in (final, truth)
+    )
+    ratio = taken / true
+    assert (ratio / ratio[2]).tolist() == pytest.approx([1, 1, 1, 1], abs=0.1)
 
 
 def test_a_fast_pan_of_an_unknown_camera_starts_within_the_first_images() -> None:

@@ -260,9 +260,8 @@ class TrackTable:
         return np.asarray(rows[np.isfinite(self.uv[rows, self.column(frame), 0])])
 
     def rehost(self, rows: Index, frame: int) -> None:
-        """A frame that shows the points of the rows becomes the first to have seen them."""
+        """A frame that shows the points of the rows becomes their host; sights before it stay."""
         self.host[rows], self.host_uv[rows] = frame, self.uv[rows, self.column(frame)]
-        self.uv[np.ix_(rows, np.flatnonzero(self.frames < frame))] = np.nan
 
     def seen_in(self, frames: Sequence[int]) -> Array:
         """Px (T, rows, 2) in frames, NaN where a point was not seen or a frame is forgotten."""
