@@ -91,6 +91,7 @@ def problem(
         rho_prior=np.ones(count),
         rho_prior_weight=np.zeros(count),
         focal_px=FOCAL,
+        focal_sigma=0.0,
         sigma_px=0.3,
         readout=global_shutter(count, len(T)),
     )
@@ -98,27 +99,39 @@ def problem(
 
 
 def residuals(
-    given_problem: Problem, T: np.ndarray, rho: np.ndarray, readout_s: float = 0.0
+    given_problem: Problem,
+    T: np.ndarray,
+    rho: np.ndarray,
+    readout_s: float = 0.0,
+    zoom: float = 1.0,
 ) -> np.ndarray:
     """Reprojection errors, px, from the pinhole equations alone; zero where not seen."""
     out = np.zeros(given_problem.uv.shape)
-    seen = given_problem.uv - readout_s * given_problem.readout.sweep
-    ray = given_problem.ray - readout_s * given_problem.readout.host_sweep
+    seen = given_problem.uv / zoom - readout_s * given_problem.readout.sweep
+    ray = given_problem.ray / zoom - readout_s * given_problem.readout.host_sweep
     for frame, pose in enumerate(T):
         for h in np.unique(given_problem.host):
             rows = given_problem.host == h
             uv = project(pose @ rigid.inverse(T[h]), ray[rows], rho[rows])
-            out[rows, frame] = FOCAL * (uv - seen[rows, frame])
+            out[rows, frame] = FOCAL * zoom * (uv - seen[rows, frame])
     out[np.arange(len(rho)), given_problem.host] = 0.0
     return np.nan_to_num(out)
 
 
-def cost(given_problem: Problem, T: np.ndarray, rho: np.ndarray, readout_s: float = 0.0) -> float:
-    squared = (residuals(given_problem, T, rho, readout_s) ** 2).sum(-1)
+def cost(
+    given_problem: Problem,
+    T: np.ndarray,
+    rho: np.ndarray,
+    readout_s: float = 0.0,
+    zoom: float = 1.0,
+) -> float:
+    squared = (residuals(given_problem, T, rho, readout_s, zoom) ** 2).sum(-1)
     prior = given_problem.rho_prior_weight * (rho - given_problem.rho_prior) ** 2
     expected = given_problem.readout.expected
-    prior_s = ((readout_s - expected.seconds) / expected.sigma_s) ** 2
-    return float(np.log1p(squared / given_problem.sigma_px**2).sum() + prior.sum() + prior_s)
+    shared = ((readout_s - expected.seconds) / expected.sigma_s) ** 2
+    if given_problem.focal_sigma:
+        shared += (np.log(zoom) / given_problem.focal_sigma) ** 2
+    return float(np.log1p(squared / given_problem.sigma_px**2).sum() + prior.sum() + shared)
 
 
 def moved(given_problem, T, rho, step):
@@ -135,7 +148,7 @@ def test_fixed_poses_change_no_block_of_the_free_ones():
     for mask in (free, np.ones(len(T), bool)):
         some = replace(given_problem, free=mask)
         sights = bundle._sights(some)
-        state = bundle._State(T, rho, 0.0)
+        state = bundle._State(T, rho, np.zeros(1))
         at, _ = bundle._evaluate(some, sights, state)
         systems.append(bundle._normal_equations(some, sights, at, state))
     part, whole = systems
@@ -155,55 +168,76 @@ def bent(given_problem: Problem) -> Problem:
     return replace(given_problem, readout=Readout(*sweeps, ReadoutTime(0.004, 0.01)))
 
 
-def test_normal_equations_equal_finite_differences():
+@pytest.mark.parametrize("focal_sigma", [0.0, 0.1])
+def test_normal_equations_equal_finite_differences(focal_sigma):
     given_problem, _, _ = problem(noise_px=0.5, start_error=0.01, count=12)
     # Blocks of two fixed poses are left out: with all of them free every block is there.
     everything = np.ones(len(given_problem.free), bool)
     given_problem = replace(given_problem, rho_prior_weight=np.full(12, 0.7), free=everything)
-    given_problem = bent(given_problem)
-    T, rho, readout_s = given_problem.T_cam_world, given_problem.rho, 0.006
+    given_problem = replace(bent(given_problem), focal_sigma=focal_sigma)
+    T, rho = given_problem.T_cam_world, given_problem.rho
+    shared = np.array([0.006, 0.05] if focal_sigma else [0.006])
+
+    def state(step: np.ndarray) -> tuple[np.ndarray, np.ndarray, float, float]:
+        now = shared + step[size:]
+        return *moved(given_problem, T, rho, step[:size]), now[0], float(np.exp(now[1:].sum()))
+
     sights = bundle._sights(given_problem)
-    start = bundle._State(T, rho, readout_s)
+    start = bundle._State(T, rho, shared)
     at, at_start = bundle._evaluate(given_problem, sights, start)
-    assert at_start == pytest.approx(cost(given_problem, T, rho, readout_s), rel=1e-12)
-    system = bundle._normal_equations(given_problem, sights, at, start)
     size = 6 * len(T) + len(rho)
+    here = state(np.zeros(size + len(shared)))
+    assert at_start == pytest.approx(cost(given_problem, *here), rel=1e-12)
+    system = bundle._normal_equations(given_problem, sights, at, start)
     columns, gradient = [], []
-    for k in range(size + 1):
-        step = np.zeros(size + 1)
-        step[k] = 1e-6
-        both = [
-            (*moved(given_problem, T, rho, sign * step[:-1]), readout_s + sign * step[-1])
-            for sign in (1, -1)
-        ]
-        plus, minus = (residuals(given_problem, *state) for state in both)
+    for step in 1e-6 * np.eye(size + len(shared)):
+        plus, minus = (residuals(given_problem, *state(sign * step)) for sign in (1, -1))
         columns.append(((plus - minus) / 2e-6).reshape(-1))
-        up, down = (cost(given_problem, *state) for state in both)
+        up, down = (cost(given_problem, *state(sign * step)) for sign in (1, -1))
         gradient.append((up - down) / 4e-6)  # half of the gradient: the cost has no 1/2
     J = np.stack(columns, axis=1)
-    weight = np.repeat(np.concatenate(weights(given_problem, T, rho, readout_s)), 2)
+    weight = np.repeat(np.concatenate(weights(given_problem, *here)), 2)
     H = J.T @ (weight[:, None] * J)
     poses, points = slice(0, 6 * len(T)), slice(6 * len(T), size)
     H[points, points] += np.diag(given_problem.rho_prior_weight)
-    H[-1, -1] += 1.0 / given_problem.readout.expected.sigma_s**2
-    scale = np.abs(H[:-1, :-1]).max()
+    sigma = [given_problem.readout.expected.sigma_s, focal_sigma][: len(shared)]
+    H[size:, size:] += np.diag(np.array(sigma) ** -2)
+    scale = np.abs(H[:size, :size]).max()
     assert np.allclose(system.H, H[poses, poses], atol=1e-6 * scale)
     assert np.allclose(system.cross, H[points, poses], atol=1e-6 * scale)
     assert np.allclose(system.h, np.diag(H[points, points]), rtol=1e-5)
-    assert np.allclose(system.H_readout, H[-1, poses], atol=1e-6 * np.abs(H[-1]).max())
-    assert np.allclose(system.cross_readout, H[points, -1], atol=1e-6 * np.abs(H[-1]).max())
-    assert np.allclose(system.readout, [H[-1, -1], gradient[-1]], rtol=1e-5)
-    expected = np.array(gradient)
+    expected, largest = np.array(gradient), np.abs(H[size:]).max(axis=1, keepdims=True)
+    assert np.allclose(system.H_mixed, H[size:, poses], atol=1e-6 * largest)
+    assert np.allclose(system.cross_shared, H[size:, points], atol=1e-6 * largest)
+    assert np.allclose(system.H_shared, H[size:, size:], rtol=1e-5)
+    assert np.allclose(system.g_shared, expected[size:], rtol=1e-5)
     assert np.allclose(system.g, expected[poses], atol=1e-5 * np.abs(expected).max())
     assert np.allclose(system.g_rho, expected[points], atol=1e-5 * np.abs(expected).max())
 
 
-def weights(given_problem, T, rho, readout_s) -> list[np.ndarray]:
+def weights(given_problem, *state) -> list[np.ndarray]:
     """Cauchy weights of every observation."""
-    squared = (residuals(given_problem, T, rho, readout_s) ** 2).sum(
-        -1
-    ) / given_problem.sigma_px**2
+    squared = (residuals(given_problem, *state) ** 2).sum(-1) / given_problem.sigma_px**2
     return [row / given_problem.sigma_px**2 for row in 1.0 / (1.0 + squared)]
+
+
+@pytest.mark.parametrize("zoom", [0.75, 1.3])
+def test_a_focal_length_that_is_not_known_is_found(zoom):
+    given_problem, T, _ = problem(Path(num_frames=8), count=150, noise_px=0.2)
+    wrong = replace(
+        given_problem,
+        ray=given_problem.ray * zoom,
+        uv=given_problem.uv * zoom,
+        focal_px=FOCAL / zoom,
+        focal_sigma=0.3,
+    )
+    held, found = (
+        bundle.solve(replace(wrong, focal_sigma=sigma), 60) for sigma in (0.0, wrong.focal_sigma)
+    )
+    assert (held.focal_px, held.focal_sigma) == (FOCAL / zoom, 0.0)
+    assert abs(np.log(found.focal_px / FOCAL)) < 3 * found.focal_sigma < 0.06
+    error, without = (np.abs(each.T_cam_world - T).max() for each in (found, held))
+    assert error < 0.2 * without
 
 
 def test_noiseless_data_give_the_exact_answer():

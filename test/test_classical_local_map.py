@@ -139,7 +139,7 @@ def test_the_odometry_goes_on_with_points_that_were_hidden_and_keeps_few_images(
     few = replace(config.odometry, num_keyframes=2, keyframe_px=4.0)
     view = stream[0].intrinsics
     camera = Pinhole(view.fx, view.fy, view.cx, view.cy, view.height)
-    odometry = Odometry(few, config.window, camera, True, ReadoutTime())
+    odometry = Odometry(few, config.window, camera, ReadoutTime())
     for frame in stream:
         grey = cv2.cvtColor(frame.rgb.numpy(), cv2.COLOR_RGB2GRAY)
         if frame.index in HIDDEN:

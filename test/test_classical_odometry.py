@@ -171,13 +171,13 @@ def test_a_lost_predictor_starts_a_new_gauge():
 
 
 def test_an_unknown_camera_is_estimated_and_said_to_be():
-    """One of a few focal lengths is chosen, so it is right to a quarter, not better."""
+    """Its focal length is learned from the images. Measured: 0.99 of the truth, from 1.16."""
     done = run(build_reconstructor(SMALL), [replace(f, intrinsics=None) for f in stream()])
     last = done.provisional[-1]
     assert last.intrinsics_source is IntrinsicsSource.ESTIMATED
     assert walked().provisional[-1].intrinsics_source is IntrinsicsSource.GIVEN
     exact = walked().provisional[-1].intrinsics
-    assert 0.7 < last.intrinsics.fx / exact.fx < 1.4
+    assert 0.97 < last.intrinsics.fx / exact.fx < 1.03
     assert (last.intrinsics.cx, last.intrinsics.cy) == (exact.cx, exact.cy)
     assert last.state is TrackingState.TRACKING
     posed = [r for r in done.finals() if r.frame.index >= started(done)]

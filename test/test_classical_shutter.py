@@ -129,6 +129,7 @@ def rolling_problem(num_frames: int = 7, count: int = 250) -> tuple[Problem, np.
         rho_prior=np.ones(count),
         rho_prior_weight=np.zeros(count),
         focal_px=FOCAL,
+        focal_sigma=0.0,
         sigma_px=0.3,
         readout=readout,
     )
@@ -206,7 +207,7 @@ def test_the_readout_of_a_camera_is_found(name, low_s, high_s):
             view = frame.intrinsics
             camera = Pinhole(view.fx, view.fy, view.cx, view.cy, view.height)
             config = Config()
-            odometry = Odometry(config.odometry, config.window, camera, True, ReadoutTime())
+            odometry = Odometry(config.odometry, config.window, camera, ReadoutTime())
         grey = cv2.cvtColor(frame.rgb.numpy(), cv2.COLOR_RGB2GRAY)
         odometry.track(frame.index, frame.stamp_ns, grey)
         if frame.index % 4 == 3:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from recon4d_ros.config import OdometryConfig
-from recon4d_ros.predictors.classical import rigid
+from recon4d_ros.predictors.classical import bundle, rigid
+from recon4d_ros.predictors.classical.pinhole import Pinhole
 from recon4d_ros.predictors.classical.points import SURE
 from recon4d_ros.predictors.classical.problem import PRIOR_WEIGHT, Problem, Readout, Solution
 from recon4d_ros.predictors.classical.rigid import Array
@@ -16,6 +17,7 @@ from recon4d_ros.predictors.classical.shutter import Shutter
 from recon4d_ros.predictors.classical.tracks import Index, TrackTable, places
 
 _WEAK_PRIOR = 0.01  # its weight once a depth is known
+_UNSURE = 5  # times the iterations
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,6 +81,7 @@ def window_problem(
         rho_prior=prior,
         rho_prior_weight=np.where(sure, _WEAK_PRIOR, PRIOR_WEIGHT) / prior**2,
         focal_px=camera.focal,
+        focal_sigma=camera.sigma,
         sigma_px=config.noise_px,
         readout=Readout(
             sweep=nowhere_outside(shutter.sweep(seen_uv, inside, rho)),
@@ -94,6 +97,19 @@ def _most_seen(rows: Index, seen: Index, limit: int) -> Index:
     if len(rows) <= limit:
         return rows
     return np.sort(rows[np.argsort(-seen[rows], kind="stable")[:limit]])
+
+
+def solved(setup: Setup, camera: Pinhole, iterations: int) -> Solution:
+    """The adjustment, with more iterations while the focal length is not known.
+
+    One that no camera has (a scene that bends gives such) is not taken: it is held instead.
+    """
+    if camera.is_sure:
+        return bundle.solve(setup.problem, iterations)
+    found = bundle.solve(setup.problem, _UNSURE * iterations)
+    if camera.is_usual(found.focal_px):
+        return found
+    return bundle.solve(replace(setup.problem, focal_sigma=0.0), iterations)
 
 
 def regauged(setup: Setup, solution: Solution) -> Solution:

@@ -194,6 +194,7 @@ def _adjusted(views: Views, T_last: Array, rho: Array) -> Structure:
         rho_prior=np.full(len(rho), prior),
         rho_prior_weight=np.full(len(rho), PRIOR_WEIGHT / prior**2),
         focal_px=views.focal_px,
+        focal_sigma=0.0,
         sigma_px=views.sigma_px,
         readout=views.readout,
     )

@@ -6,8 +6,9 @@ Odometry, section 2). The point block of the normal equations is then a scalar a
 complement a single matrix product. The sights lie side by side in flat arrays, those of one pair
 of host and frame together: no loop over points, and nothing is computed for what was not seen.
 
-One more unknown is shared by all: how long the camera takes to read an image, row by row, while it
-moves (shutter.py). Observations are known as they were seen; the residual undoes the readout.
+Unknowns that all share: how long the camera takes to read an image, row by row, while it moves
+(shutter.py), and its focal length if none was given. Observations are known as they were seen; the
+residual undoes the readout.
 """
 
 from __future__ import annotations
@@ -57,13 +58,14 @@ class _State:
 
     T: Array  # F 4 4
     rho: Array  # P
-    readout_s: float
+    shared: Array  # S, see `_expected`
 
 
 @dataclass(frozen=True, eq=False)
 class _Transfer:
-    """Where the points fall in the frames they are seen in."""
+    """Where the points fall in the frames they are seen in, by a focal length."""
 
+    focal_px: float
     T: Array  # 3 4 M, host to frame
     z: Array  # M
     uv: Array  # 2 M
@@ -73,16 +75,17 @@ class _Transfer:
 
 @dataclass(frozen=True, eq=False)
 class _System:
-    """Normal equations before the Schur complement: of K free poses, points and the readout."""
+    """Normal equations before the Schur complement: of K free poses, points and what is shared."""
 
     H: Array  # 6K 6K
     g: Array  # 6K
     cross: Array  # P 6K
     h: Array  # P
     g_rho: Array  # P
-    H_readout: Array  # 6K, with the poses
-    cross_readout: Array  # P
-    readout: Array  # 2, its own entry and its gradient
+    H_mixed: Array  # S 6K, shared with the poses
+    cross_shared: Array  # S P
+    H_shared: Array  # S S
+    g_shared: Array  # S
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,20 +94,21 @@ class _Step:
 
     xi: Array  # K 6, of the free poses
     rho: Array  # P
-    readout_s: float
-    readout_sigma_s: float
+    shared: Array  # S
+    shared_sigma: Array  # S
 
 
 def solve(problem: Problem, max_iterations: int) -> Solution:
-    """Levenberg-Marquardt on free poses, inverse depths and readout, by the Schur complement.
+    """Levenberg-Marquardt on poses, inverse depths and what is shared, by the Schur complement.
 
     A step that does not lower the robust cost is not taken, so the result is never worse than the
     start. Cost: sum of log(1 + r^2 / sigma^2) over observations plus the squared priors.
     """
     sights = _sights(problem)
-    state = _State(problem.T_cam_world, problem.rho, problem.readout.expected.seconds)
+    shared, _ = _expected(problem)
+    state, sigma = _State(problem.T_cam_world, problem.rho, shared), np.full(len(shared), np.inf)
     at, cost = _evaluate(problem, sights, state)
-    damping, used, sigma_s = 1e-4, 0, np.inf
+    damping, used = 1e-4, 0
     while used < max_iterations:
         used += 1
         system = _normal_equations(problem, sights, at, state)
@@ -113,7 +117,7 @@ def solve(problem: Problem, max_iterations: int) -> Solution:
             new = _State(
                 _moved(state.T, problem.free, step.xi),
                 np.clip(state.rho + step.rho, RHO_MIN, RHO_MAX),
-                state.readout_s + step.readout_s,
+                state.shared + step.shared,
             )
             new_at, new_cost = _evaluate(problem, sights, new)
             if new_cost <= cost:
@@ -122,11 +126,33 @@ def solve(problem: Problem, max_iterations: int) -> Solution:
         else:
             break
         gain, damping = cost - new_cost, max(damping * 0.3, 1e-7)
-        state, at, cost, sigma_s = new, new_at, new_cost, step.readout_sigma_s
+        state, at, cost, sigma = new, new_at, new_cost, step.shared_sigma
         if gain < _LEAST_GAIN * max(cost, 1e-12):
             break
     rho_sigma, residual = _uncertainty(problem, sights, at)
-    return Solution(state.T, state.rho, rho_sigma, residual, state.readout_s, sigma_s, cost, used)
+    return Solution(
+        T_cam_world=state.T,
+        rho=state.rho,
+        rho_sigma=rho_sigma,
+        residual_px=residual,
+        readout_s=float(state.shared[0]),
+        readout_sigma_s=float(sigma[0]),
+        focal_px=at.focal_px,
+        focal_sigma=float(sigma[1]) if len(sigma) > 1 else 0.0,
+        cost=cost,
+        iterations=used,
+    )
+
+
+def _expected(problem: Problem) -> tuple[Array, Array]:
+    """What is expected of the S unknowns that all share, and its standard deviation, (S,) each.
+
+    The readout in seconds and, if it is not known, the log of the focal length over `focal_px`.
+    """
+    readout = problem.readout.expected
+    if problem.focal_sigma == 0:
+        return np.array([readout.seconds]), np.array([readout.sigma_s])
+    return np.array([readout.seconds, 0.0]), np.array([readout.sigma_s, problem.focal_sigma])
 
 
 def _moved(T: Array, free: Mask, xi: Array) -> Array:
@@ -163,9 +189,9 @@ def _sights(problem: Problem) -> _Sights:
 
 def _evaluate(problem: Problem, sights: _Sights, state: _State) -> tuple[_Transfer, float]:
     at = _transfer(problem, sights, state)
-    expected = problem.readout.expected
+    expected, sigma = _expected(problem)
     cost = (problem.rho_prior_weight * (state.rho - problem.rho_prior) ** 2).sum()
-    cost += ((state.readout_s - expected.seconds) / expected.sigma_s) ** 2
+    cost += (((state.shared - expected) / sigma) ** 2).sum()
     cost += np.log1p(_squared(at.residual) / problem.sigma_px**2).sum()
     return at, float(cost)
 
@@ -173,13 +199,15 @@ def _evaluate(problem: Problem, sights: _Sights, state: _State) -> tuple[_Transf
 def _transfer(problem: Problem, sights: _Sights, state: _State) -> _Transfer:
     T_pair = state.T[sights.frame] @ rigid.inverse(state.T)[sights.host]
     T = np.repeat(T_pair[:, :3].transpose(1, 2, 0), sights.size, axis=2)
-    ray = sights.ray - state.readout_s * sights.host_sweep
+    readout_s, zoom = float(state.shared[0]), float(np.exp(state.shared[1:].sum()))
+    ray = sights.ray / zoom - readout_s * sights.host_sweep
     q = T[:, 0] * ray[0] + T[:, 1] * ray[1] + T[:, 2] + state.rho[sights.point] * T[:, 3]
     z = np.maximum(q[2], _MIN_Z)
     uv = q[:2] / z
-    residual = problem.focal_px * (uv - sights.uv + state.readout_s * sights.sweep)
-    variance = problem.sigma_px**2
-    return _Transfer(T, z, uv, residual, 1.0 / (variance + _squared(residual)))
+    focal_px = problem.focal_px * zoom
+    residual = focal_px * (uv - sights.uv / zoom + readout_s * sights.sweep)
+    weight = 1.0 / (problem.sigma_px**2 + _squared(residual))
+    return _Transfer(focal_px, T, z, uv, residual, weight)
 
 
 def _squared(vectors: Array) -> Array:
@@ -192,21 +220,32 @@ def _dot(one: Array, other: Array) -> Array:
     return np.asarray(one[0] * other[0] + one[1] * other[1])
 
 
-def _by_rho(problem: Problem, at: _Transfer) -> Array:
+def _by_rho(at: _Transfer) -> Array:
     """Residual by rho (2, M), px."""
     t = at.T[:, 3]
-    return np.asarray(problem.focal_px / at.z * (t[:2] - at.uv * t[2]))
+    return np.asarray(at.focal_px / at.z * (t[:2] - at.uv * t[2]))
 
 
-def _by_readout(problem: Problem, sights: _Sights, at: _Transfer) -> Array:
+def _by_ray(at: _Transfer, ray: Array) -> Array:
+    """Change of the unit-focal projections (2, M) with one (2, M) of the rays in the hosts."""
+    q = at.T[:, 0] * ray[0] + at.T[:, 1] * ray[1]
+    return np.asarray((q[:2] - at.uv * q[2]) / at.z)
+
+
+def _by_readout(sights: _Sights, at: _Transfer) -> Array:
     """Residual by the readout (2, M), px per second."""
-    q = at.T[:, 0] * sights.host_sweep[0] + at.T[:, 1] * sights.host_sweep[1]
-    return np.asarray(problem.focal_px * (sights.sweep - (q[:2] - at.uv * q[2]) / at.z))
+    return np.asarray(at.focal_px * (sights.sweep - _by_ray(at, sights.host_sweep)))
 
 
-def _by_pose(problem: Problem, at: _Transfer, rho: Array) -> Array:
+def _by_zoom(problem: Problem, sights: _Sights, at: _Transfer) -> Array:
+    """Residual by the log of the focal length (2, M), px: rays shrink as the image grows."""
+    seen_px = problem.focal_px * sights.uv
+    return np.asarray(at.residual + seen_px - problem.focal_px * _by_ray(at, sights.ray))
+
+
+def _by_pose(at: _Transfer, rho: Array) -> Array:
     """Residual by the twist of the frame it is seen in (2, 6, m), of the first m observations."""
-    count, f = len(rho), problem.focal_px
+    count, f = len(rho), at.focal_px
     (u, v), near = at.uv[:, :count], f * rho / at.z[:count]
     zero = np.zeros(count)
     return np.array(
@@ -219,14 +258,15 @@ def _by_pose(problem: Problem, at: _Transfer, rho: Array) -> Array:
 
 def _normal_equations(problem: Problem, sights: _Sights, at: _Transfer, state: _State) -> _System:
     num_points, size = len(state.rho), 6 * int(problem.free.sum())
-    expected = problem.readout.expected
-    J_rho, J_readout = _by_rho(problem, at), _by_readout(problem, sights, at)
+    expected, sigma = _expected(problem)
+    J_rho, J_shared = _by_rho(at), [_by_readout(sights, at)]
+    if len(expected) > 1:
+        J_shared.append(_by_zoom(problem, sights, at))
 
     def by_point(values: Array) -> Array:
         return np.asarray(np.bincount(sights.point, values, num_points), np.float64)
 
-    wJ_rho, wJ_readout = at.weight * J_rho, at.weight * J_readout
-    off_s = state.readout_s - expected.seconds
+    wJ_rho, wJ_shared = at.weight * J_rho, [at.weight * J for J in J_shared]
     prior = problem.rho_prior_weight
     system = _System(
         H=np.zeros((size, size)),
@@ -234,13 +274,14 @@ def _normal_equations(problem: Problem, sights: _Sights, at: _Transfer, state: _
         cross=np.zeros((num_points, size)),
         h=prior + by_point(_dot(wJ_rho, J_rho)),
         g_rho=prior * (state.rho - problem.rho_prior) + by_point(_dot(wJ_rho, at.residual)),
-        H_readout=np.zeros(size),
-        cross_readout=by_point(_dot(wJ_rho, J_readout)),
-        readout=np.array([1.0, off_s]) / expected.sigma_s**2
-        + [_dot(wJ_readout, J_readout).sum(), _dot(wJ_readout, at.residual).sum()],
+        H_mixed=np.zeros((len(expected), size)),
+        cross_shared=np.array([by_point(_dot(wJ_rho, J)) for J in J_shared]),
+        H_shared=np.diag(sigma**-2) + [[_dot(wJ, J).sum() for J in J_shared] for wJ in wJ_shared],
+        g_shared=(state.shared - expected) / sigma**2
+        + [_dot(wJ, at.residual).sum() for wJ in wJ_shared],
     )
     if sights.num_posed:
-        _add_poses(problem, sights, at, state, (J_rho, J_readout), system)
+        _add_poses(problem, sights, at, state, (J_rho, *J_shared), system)
     return system
 
 
@@ -249,7 +290,7 @@ def _add_poses(
     sights: _Sights,
     at: _Transfer,
     state: _State,
-    by: tuple[Array, Array],
+    by: tuple[Array, ...],
     system: _System,
 ) -> None:
     """The blocks of the free poses; what falls to a fixed one goes to a last place and is dropped.
@@ -261,7 +302,7 @@ def _add_poses(
     pairs = slice(sights.num_posed_pairs)
     host, frame, start = sights.host[pairs], sights.frame[pairs], sights.start[pairs]
     point = sights.point[:count]
-    J = _by_pose(problem, at, state.rho[point])
+    J = _by_pose(at, state.rho[point])
     wJ = at.weight[:count] * J
 
     def by_pair(values: Array) -> Array:
@@ -284,7 +325,8 @@ def _add_poses(
     own = in_frame @ A.reshape(-1, 36) + in_host @ (mixed @ Ad).reshape(-1, 36)
     H[np.arange(num_free), np.arange(num_free)] += own.reshape(-1, 6, 6)
     system.H[:] = H.transpose(0, 2, 1, 3).reshape(system.H.shape)
-    for column, J_other in ((system.g, at.residual), (system.H_readout, by[1])):
+    pulls = (at.residual, *by[1:])
+    for column, J_other in zip((system.g, *system.H_mixed), pulls, strict=True):
         pull = by_pair(_dot(wJ, J_other[:, None, :count])).T  # pairs 6
         at_host = (pull[:, None] @ Ad)[:, 0]
         column[:] = (in_frame @ pull + in_host @ at_host).reshape(-1)
@@ -309,27 +351,29 @@ def _at_host(T: Array, pull: Array) -> Array:
 
 
 def _step(system: _System, damping: float) -> _Step:
-    """Damped step; poses and readout together after the points are eliminated."""
-    size = len(system.g) + 1
-    H, g = np.zeros((size, size)), np.append(system.g, system.readout[1])
-    H[:-1, :-1], H[:-1, -1], H[-1, :-1] = system.H, system.H_readout, system.H_readout
-    H[-1, -1] = system.readout[0]
+    """Damped step; poses and what is shared together after the points are eliminated."""
+    num_shared = len(system.g_shared)
+    poses, shared = slice(-num_shared), slice(-num_shared, None)
+    g = np.concatenate([system.g, system.g_shared])
+    H = np.zeros((len(g), len(g)))
+    H[poses, poses], H[shared, shared] = system.H, system.H_shared
+    H[shared, poses], H[poses, shared] = system.H_mixed, system.H_mixed.T
     root = np.sqrt(system.h * (1.0 + damping) + 1e-9)
-    B = np.empty((len(root), size))
-    np.divide(system.cross, root[:, None], out=B[:, :-1])
-    B[:, -1] = system.cross_readout / root
+    B = np.empty((len(root), len(g)))
+    np.divide(system.cross, root[:, None], out=B[:, poses])
+    B[:, shared] = (system.cross_shared / root).T
     S = H - B.T @ B  # BLAS does half of a product with itself
     S[np.diag_indices_from(S)] += damping * np.diag(H) + 1e-9
-    right = np.column_stack([B.T @ (system.g_rho / root) - g, np.eye(size)[-1]])
+    right = np.column_stack([B.T @ (system.g_rho / root) - g, np.eye(len(g))[:, shared]])
     solved = np.linalg.solve(S, right)
     d_rho = -(system.g_rho / root + B @ solved[:, 0]) / root
-    variance = max(float(solved[-1, 1]), 0.0)
-    return _Step(solved[:-1, 0].reshape(-1, 6), d_rho, float(solved[-1, 0]), variance**0.5)
+    variance = np.maximum(np.diag(solved[shared, 1:]), 0.0)
+    return _Step(solved[poses, 0].reshape(-1, 6), d_rho, solved[shared, 0], variance**0.5)
 
 
 def _uncertainty(problem: Problem, sights: _Sights, at: _Transfer) -> tuple[Array, Array]:
     """Standard deviation of rho (P,), poses taken as known, and residuals (P, F) in px."""
-    J_rho = _by_rho(problem, at)
+    J_rho = _by_rho(at)
     seen = np.bincount(sights.point, at.weight * _squared(J_rho), minlength=len(problem.rho))
     information = problem.rho_prior_weight + seen
     residual = np.full(problem.uv.shape[:2], np.nan)

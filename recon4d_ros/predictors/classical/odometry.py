@@ -14,11 +14,12 @@ import numpy as np
 
 from recon4d_ros.config import OdometryConfig, WindowConfig
 from recon4d_ros.datatypes import TrackingState
-from recon4d_ros.predictors.classical import bundle, rigid
+from recon4d_ros.predictors.classical import rigid
 from recon4d_ros.predictors.classical.adjustment import (
     Setup,
     depth_error,
     regauged,
+    solved,
     take_over,
     window_problem,
 )
@@ -69,7 +70,7 @@ class Odometry:
     both touch, but neither for following points from frame to frame nor for solving.
 
     Attributes:
-        shutter: the camera, a guess until `ready` when none was given, its readout and velocity.
+        shutter: the camera, its readout and velocity; a focal length not given is learned.
         ready: depth is known, poses have translation.
         poses: T_cam_world (4, 4) of the remembered frames.
         is_refuted: the poses rest on what moves; no frame is posed any more.
@@ -81,7 +82,6 @@ class Odometry:
         config: OdometryConfig,
         window: WindowConfig,
         camera: Pinhole,
-        known: bool,
         readout: ReadoutTime,
         told: ToldPoints | None = None,
     ) -> None:
@@ -92,7 +92,6 @@ class Odometry:
         self.lock = threading.RLock()
         self._config = config
         self._window = window
-        self._focal_known = known
         self._table = TrackTable(config.max_points, window.size + config.num_keyframes + 1)
         self._points = Points(self._table, self.poses, self.shutter)
         self._local_map = LocalMap(self._table, self._points, config.consistency_px)
@@ -145,7 +144,7 @@ class Odometry:
         """Bundle adjustment over the window and the keyframes."""
         setup = self.setup()
         if setup is not None:
-            self.take(setup, bundle.solve(setup.problem, self._config.iterations))
+            self.take(setup, solved(setup, self.shutter.camera, self._config.iterations))
 
     def setup(self) -> Setup | None:
         """What there is to adjust; None before depth is known."""
@@ -153,7 +152,7 @@ class Odometry:
             return None
         # What was handed out as final stays, lest the path tear; but not on an unsure structure,
         # which could then never mend.
-        is_sure = self._depth_error < self._config.sure_depth_error
+        is_sure = self._depth_error < self._config.sure_depth_error and self.shutter.camera.is_sure
         with self.lock:
             first_free = self._recent[-1] - self._window.final_lag if is_sure else 0
             state = self._table, self.poses, self.shutter, first_free, self._keyframes
@@ -166,6 +165,7 @@ class Odometry:
 
     def _take_adjustment(self, setup: Setup, solution: Solution) -> None:
         self.shutter.readout = ReadoutTime.learned(solution.readout_s, solution.readout_sigma_s)
+        self.shutter.camera = self.shutter.camera.learned(solution.focal_px, solution.focal_sigma)
         solution = regauged(setup, solution)
         newest = setup.frames[-1]
         adjusted = dict(zip(setup.frames, solution.T_cam_world, strict=True))
@@ -328,7 +328,7 @@ class Odometry:
 
     def _best_structure(self, rows: Index, frames: list[int]) -> Structure | None:
         views = partial(self._views, rows, frames)
-        if self._focal_known:
+        if self.shutter.camera.is_sure:
             return bootstrap(views())
         return bootstrap_uncalibrated(self.shutter, max(self._grey.shape), views)
 

@@ -46,7 +46,7 @@ from recon4d_ros.predictors.classical.known import (
     relative_baseline,
 )
 from recon4d_ros.predictors.classical.odometry import Odometry
-from recon4d_ros.predictors.classical.pinhole import Pinhole
+from recon4d_ros.predictors.classical.pinhole import UNKNOWN, Pinhole
 from recon4d_ros.predictors.classical.pose import Tracked
 from recon4d_ros.predictors.classical.shutter import ReadoutTime
 from recon4d_ros.predictors.classical.told import ToldPoints
@@ -133,6 +133,7 @@ class ClassicalPredictor:
             raise PredictorError(f"frames {missing} were not tracked; give each to track() first")
         gauge = self._known[window.indices[-1]].gauge_after
         gauge.odometry.adjust()
+        self._take_focal(gauge.odometry)
         views = self._views(gauge)
         for index in self._settled(window):
             self._settle(index, gauge, views)
@@ -182,17 +183,21 @@ class ClassicalPredictor:
         self._tracking_size = image_grid.fit_long_side((height, width), image.tracking_max_side)
         self._dense = image_grid.fit_long_side(camera, image.dense_max_side)
         self._rays = Rays.of(self._dense)
-        self._gauge = self._new_gauge(frame.index, 0, ReadoutTime())
+        tracked = image_grid.resize_intrinsics(camera, self._tracking_size)
+        sigma = UNKNOWN if self._source is IntrinsicsSource.ESTIMATED else 0.0
+        pinhole = Pinhole(tracked.fx, tracked.fy, tracked.cx, tracked.cy, tracked.height, sigma)
+        self._gauge = self._new_gauge(frame.index, 0, pinhole, ReadoutTime())
 
     def _new_gauge(
-        self, index: int, number: int, readout: ReadoutTime, told: ToldPoints | None = None
+        self,
+        index: int,
+        number: int,
+        camera: Pinhole,
+        readout: ReadoutTime,
+        told: ToldPoints | None = None,
     ) -> Gauge:
-        assert self._input is not None
-        camera = image_grid.resize_intrinsics(self._input, self._tracking_size)
-        pinhole = Pinhole(camera.fx, camera.fy, camera.cx, camera.cy, camera.height)
-        known = self._source is IntrinsicsSource.GIVEN
         config = self._config
-        odometry = Odometry(config.odometry, config.window, pinhole, known, readout, told)
+        odometry = Odometry(config.odometry, config.window, camera, readout, told)
         return Gauge(number, index, odometry)
 
     def _tracked(
@@ -219,9 +224,9 @@ class ClassicalPredictor:
         return tracked
 
     def _take_focal(self, odometry: Odometry) -> None:
-        """The focal length the bootstrap settled on, in the pixels of the input."""
+        """The focal length as far as the odometry knows it, in the pixels of the input."""
         assert self._input is not None
-        if self._source is IntrinsicsSource.GIVEN:
+        if self._source is IntrinsicsSource.GIVEN or not odometry.ready:
             return
         focal = odometry.shutter.camera.focal * self._input.width / self._tracking_size[1]
         self._input = replace(self._input, fx=focal, fy=focal)
@@ -229,9 +234,10 @@ class ClassicalPredictor:
         self._rays = Rays.of(self._dense)
 
     def _started_anew(self, lost: Gauge, frame: Frame, grey: Grey) -> Gauge:
-        odometry = lost.odometry
+        odometry, shutter = lost.odometry, lost.odometry.shutter
         told = odometry.told(frame.index)
-        gauge = self._new_gauge(frame.index, lost.number + 1, odometry.shutter.readout, told)
+        known = shutter.camera, shutter.readout, told
+        gauge = self._new_gauge(frame.index, lost.number + 1, *known)
         gauge.odometry.track(frame.index, frame.stamp_ns, grey)
         return gauge
 

@@ -45,6 +45,7 @@ class Problem:
         rho_prior: (P,) expected inverse depth.
         rho_prior_weight: (P,) inverse variance of that, 0 for none.
         focal_px: px per unit of normalised coordinates, so that residuals are in px.
+        focal_sigma: relative standard deviation of that; 0 if it is known.
         sigma_px: scale of the robust (Cauchy) kernel.
         readout: what the rows' different times do to the observations.
     """
@@ -58,6 +59,7 @@ class Problem:
     rho_prior: Array
     rho_prior_weight: Array
     focal_px: float
+    focal_sigma: float
     sigma_px: float
     readout: Readout
 
@@ -73,6 +75,7 @@ class Solution:
         residual_px: (P, F) length of the reprojection error, NaN where not seen.
         readout_s: time to read an image.
         readout_sigma_s: standard deviation of that, poses and depths taken as unknown.
+        focal_px, focal_sigma: likewise, the latter relative; what was given if it was known.
         cost: robust cost.
         iterations: taken.
     """
@@ -83,6 +86,8 @@ class Solution:
     residual_px: Array
     readout_s: float
     readout_sigma_s: float
+    focal_px: float
+    focal_sigma: float
     cost: float
     iterations: int
 
