@@ -17,7 +17,7 @@ from recon4d_ros.predictors.classical.shutter import Shutter
 from recon4d_ros.predictors.classical.tracks import Index, TrackTable, places
 
 _WEAK_PRIOR = 0.01  # its weight once a depth is known
-_UNSURE = 5  # times the iterations
+_UNSURE = 20  # times the iterations at most: it converges before
 
 
 @dataclass(frozen=True, eq=False)
@@ -100,7 +100,7 @@ def _most_seen(rows: Index, seen: Index, limit: int) -> Index:
 
 
 def solved(setup: Setup, camera: Pinhole, iterations: int) -> Solution:
-    """The adjustment, with more iterations while the focal length is not known.
+    """The adjustment, until it converges while the focal length is not known.
 
     One that no camera has (a scene that bends gives such) is not taken: it is held instead.
     """
