@@ -199,7 +199,8 @@ def _evaluate(problem: Problem, sights: _Sights, state: _State) -> tuple[_Transf
 def _transfer(problem: Problem, sights: _Sights, state: _State) -> _Transfer:
     T_pair = state.T[sights.frame] @ rigid.inverse(state.T)[sights.host]
     T = np.repeat(T_pair[:, :3].transpose(1, 2, 0), sights.size, axis=2)
-    readout_s, zoom = float(state.shared[0]), float(np.exp(state.shared[1:].sum()))
+    readout_s, log_zoom = state.shared if len(state.shared) > 1 else (state.shared[0], 0.0)
+    zoom = float(np.exp(log_zoom))
     ray = sights.ray / zoom - readout_s * sights.host_sweep
     q = T[:, 0] * ray[0] + T[:, 1] * ray[1] + T[:, 2] + state.rho[sights.point] * T[:, 3]
     z = np.maximum(q[2], _MIN_Z)

@@ -234,10 +234,9 @@ class ClassicalPredictor:
         self._rays = Rays.of(self._dense)
 
     def _started_anew(self, lost: Gauge, frame: Frame, grey: Grey) -> Gauge:
-        odometry, shutter = lost.odometry, lost.odometry.shutter
-        told = odometry.told(frame.index)
-        known = shutter.camera, shutter.readout, told
-        gauge = self._new_gauge(frame.index, lost.number + 1, *known)
+        told, shutter = lost.odometry.told(frame.index), lost.odometry.shutter
+        number = lost.number + 1
+        gauge = self._new_gauge(frame.index, number, shutter.camera, shutter.readout, told)
         gauge.odometry.track(frame.index, frame.stamp_ns, grey)
         return gauge
 
