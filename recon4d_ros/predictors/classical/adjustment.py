@@ -16,6 +16,7 @@ from recon4d_ros.predictors.classical.rigid import Array
 from recon4d_ros.predictors.classical.shutter import Shutter
 from recon4d_ros.predictors.classical.tracks import Index, TrackTable, places
 
+_APART = 1e-9  # predictor units: more than rounding
 _WEAK_PRIOR = 0.01  # its weight once a depth is known
 _UNSURE = 20  # times the iterations at most: it converges before
 
@@ -113,17 +114,26 @@ def solved(setup: Setup, camera: Pinhole, iterations: int) -> Solution:
 
 
 def regauged(setup: Setup, solution: Solution) -> Solution:
-    """Without two fixed frames nothing holds the scale: keep the first keyframes' distance."""
-    problem, frames = setup.problem, setup.frames
-    later = [frame for frame in setup.keyframes if frame != frames[0]]
-    if (~problem.free).sum() > 1 or not later:
+    """Without two fixed frames nothing holds the scale: the path keeps its spread.
+
+    One step of it would be a poor measure: a hundredth too much, and after a dozen steps the path
+    tears from what was handed out. Frames before the first structure are all in one place, which
+    says nothing.
+    """
+    if (~setup.problem.free).sum() > 1:
         return solution
-    row = frames.index(later[0])
     before, after = (
-        np.linalg.norm((T[row] @ rigid.inverse(T[0]))[:3, 3])
-        for T in (problem.T_cam_world, solution.T_cam_world)
+        rigid.inverse(T)[:, :3, 3] for T in (setup.problem.T_cam_world, solution.T_cam_world)
     )
-    return solution.scaled(float(before / after)) if before > 0 and after > 0 else solution
+    apart = np.linalg.norm(before - before[0], axis=1) > _APART
+    if apart.sum() < 2:
+        return solution
+    return solution.scaled(_spread(before[apart]) / _spread(after[apart]))
+
+
+def _spread(places: Array) -> float:
+    """Root of the mean squared distance of (N, 3) from their centre."""
+    return float(np.sqrt(np.var(places, axis=0).sum()))
 
 
 def depth_error(table: TrackTable, setup: Setup, solution: Solution) -> float:

@@ -1,0 +1,74 @@
+"""What the odometry makes of a bundle adjustment before it takes it over."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from sparse_scene import Path
+from test_classical_bundle import problem
+
+from recon4d_ros.predictors.classical import bundle, rigid
+from recon4d_ros.predictors.classical.adjustment import Setup, regauged
+from recon4d_ros.predictors.classical.problem import Solution
+
+FRAMES = 14
+
+
+def adjusted(
+    T_before: np.ndarray, T_after: np.ndarray, fixed: int = 1
+) -> tuple[np.ndarray, Solution]:
+    """Camera centres of a solution before and after its scale was mended, and that."""
+    some, *_ = problem(Path(num_frames=FRAMES), count=20)
+    some = replace(some, T_cam_world=T_before, free=np.arange(FRAMES) >= fixed)
+    setup = Setup(np.arange(20), np.arange(20), list(range(FRAMES)), (0, 3, 6), some)
+    found = replace(bundle.solve(some, 0), T_cam_world=T_after)
+    mended = regauged(setup, found)
+    return centres(mended.T_cam_world), mended
+
+
+def path(scale: float = 1.0) -> np.ndarray:
+    T = Path(num_frames=FRAMES).poses()
+    T[:, :3, 3] *= scale
+    return T
+
+
+def centres(T_cam_world: np.ndarray) -> np.ndarray:
+    return rigid.inverse(T_cam_world)[:, :3, 3]
+
+
+@pytest.mark.parametrize("scale", [0.5, 1.0, 1.3])
+def test_a_scale_that_nothing_holds_stays(scale):
+    found, mended = adjusted(path(), path(scale))
+    assert np.allclose(found, centres(path()), atol=1e-12)
+    start, *_ = problem(Path(num_frames=FRAMES), count=20)
+    assert np.allclose(mended.rho, start.rho * scale)
+
+
+def test_two_fixed_frames_hold_it():
+    found, _ = adjusted(path(), path(1.3), fixed=2)
+    assert np.allclose(found, centres(path(1.3)))
+
+
+def test_a_wrong_first_step_does_not_tear_the_path():
+    """Of a tenth: the last camera moves by less than a hundredth of its way."""
+    before = path()
+    before[1:, 0, 3] += 0.1 * before[1, 0, 3]
+    found, _ = adjusted(before, path())
+    last = centres(before)[-1]
+    assert np.linalg.norm(found[-1] - last) < 0.01 * np.linalg.norm(last)
+
+
+def test_frames_before_the_first_structure_say_nothing_of_the_scale():
+    """They are in one place until they are adjusted."""
+    before, after = path(), path(0.8)
+    before[:4, :3, 3] = before[0, :3, 3]
+    found, _ = adjusted(before, after)
+    ways = np.linalg.norm(np.diff(found[4:], axis=0), axis=1)
+    true = np.linalg.norm(np.diff(centres(path())[4:], axis=0), axis=1)
+    assert np.allclose(ways, true)
+
+
+def test_a_camera_that_stays_where_it_is_has_no_scale():
+    still = path(0.0)
+    found, mended = adjusted(still, still)
+    assert np.isfinite(found).all() and np.isfinite(mended.rho).all()
