@@ -40,13 +40,14 @@ def posed(frames: Sequence[Frame]) -> list[Reconstruction]:
 def test_a_full_table_of_points_takes_new_ones_of_a_fast_car() -> None:
     """Every second image of a drive: 2.4 m and some 200 new points each.
 
-    Measured over 60 m: 0.12 m. When the table was full no new point was taken, and the last images
-    were posed by 20 old ones: 0.9 m, and steps of twice their length.
+    Measured over 40 m, from the first adjustment on: 0.14 m. When the table was full no new point
+    was taken, and the last images were posed by 20 old ones: 1.1 m, with steps of twice their
+    length.
     """
     folder = SequenceFolder(require("kitti_odo_a"))
     frames = in_order(list(islice(folder, 0, None, 2)))
     truth = list(folder.truth.trajectory().T_world_cam[::2])
-    found = posed(frames)
+    found = posed(frames)[8:]
     assert ate(found, truth) < 0.3
 
 
