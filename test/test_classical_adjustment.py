@@ -15,12 +15,12 @@ FRAMES = 14
 
 
 def adjusted(
-    T_before: np.ndarray, T_after: np.ndarray, fixed: int = 1
+    T_before: np.ndarray, T_after: np.ndarray, fixed: int = 1, seam: int = -1
 ) -> tuple[np.ndarray, Solution]:
     """Camera centres of a solution before and after its scale was mended, and that."""
     some, *_ = problem(Path(num_frames=FRAMES), count=20)
     some = replace(some, T_cam_world=T_before, free=np.arange(FRAMES) >= fixed)
-    setup = Setup(np.arange(20), np.arange(20), list(range(FRAMES)), (0, 3, 6), some)
+    setup = Setup(np.arange(20), np.arange(20), list(range(FRAMES)), seam, some)
     found = replace(bundle.solve(some, 0), T_cam_world=T_after)
     mended = regauged(setup, found)
     return centres(mended.T_cam_world), mended
@@ -66,6 +66,25 @@ def test_frames_before_the_first_structure_say_nothing_of_the_scale():
     ways = np.linalg.norm(np.diff(found[4:], axis=0), axis=1)
     true = np.linalg.norm(np.diff(centres(path())[4:], axis=0), axis=1)
     assert np.allclose(ways, true)
+
+
+def test_what_was_handed_out_last_keeps_its_pose():
+    """And so the path goes on from there, however much all that was adjusted has turned."""
+    turned = path(0.7) @ rigid.exp(np.array([0.3, -0.1, 0.2, 0.02, 0.1, -0.05]))
+    found, mended = adjusted(path(), turned, seam=5)
+    assert np.allclose(mended.T_cam_world[5], path()[5], atol=1e-12)
+    assert np.allclose(found, centres(path()), atol=1e-9)
+    elsewhere, _ = adjusted(path(), turned, seam=99)
+    assert not np.allclose(elsewhere, centres(path()), atol=0.1)
+
+
+def test_rotations_stay_rotations_over_many_windows():
+    T = path()
+    T[:, :3, :3] *= 1 + 1e-12  # what rounding leaves
+    for _ in range(60):
+        _, mended = adjusted(T, T, seam=5)
+        T = mended.T_cam_world
+    assert np.allclose(T[:, :3, :3] @ T[:, :3, :3].transpose(0, 2, 1), np.eye(3), atol=1e-9)
 
 
 def test_a_camera_that_stays_where_it_is_has_no_scale():

@@ -47,7 +47,7 @@ def solved(sigma: float, width: int) -> tuple[Solution, float]:
     focal = 0.75 * FOCAL
     wrong = {"ray": exact.ray / 0.75, "uv": exact.uv / 0.75, "focal_px": focal}
     believed = replace(exact, **wrong, focal_sigma=sigma)
-    setup = Setup(np.arange(150), np.arange(150), list(range(8)), (), believed)
+    setup = Setup(np.arange(150), np.arange(150), list(range(8)), -1, believed)
     camera = Pinhole(focal, focal, (width - 1) / 2, 10.0, 21, sigma)
     return adjustment.solved(setup, camera, 3), focal
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -28,14 +28,14 @@ class Setup:
     Attributes:
         rows, ids: (P,) rows of the table and the points they held.
         frames: the F frames, hosts that left the table first.
-        keyframes: frames that are keyframes, oldest first.
+        seam: newest frame that was handed out.
         problem: to solve.
     """
 
     rows: Index
     ids: Index
     frames: list[int]
-    keyframes: tuple[int, ...]
+    seam: int
     problem: Problem
 
 
@@ -44,7 +44,7 @@ def window_problem(
     poses: Mapping[int, Array],
     shutter: Shutter,
     first_free: int,
-    keyframes: Sequence[int],
+    seam: int,
     config: OdometryConfig,
 ) -> Setup:
     """Everything the table remembers of what rests; frames before `first_free` keep their pose.
@@ -90,7 +90,7 @@ def window_problem(
             expected=shutter.readout,
         ),
     )
-    return Setup(rows, table.ids[rows], frames, tuple(keyframes), problem)
+    return Setup(rows, table.ids[rows], frames, seam, problem)
 
 
 def _most_seen(rows: Index, seen: Index, limit: int) -> Index:
@@ -114,21 +114,25 @@ def solved(setup: Setup, camera: Pinhole, iterations: int) -> Solution:
 
 
 def regauged(setup: Setup, solution: Solution) -> Solution:
-    """Without two fixed frames nothing holds the scale: the path keeps its spread.
+    """The same where the path goes on from what was handed out.
 
-    One step of it would be a poor measure: a hundredth too much, and after a dozen steps the path
-    tears from what was handed out. Frames before the first structure are all in one place, which
-    says nothing.
+    Nothing is held while the structure is not sure, or the focal length: the newest frame that was
+    handed out keeps its pose. Without two fixed frames nothing holds the scale: the path keeps its
+    spread. One step of it would be a poor measure: a hundredth too much, and after a dozen steps
+    the path tears. Frames before the first structure are all in one place, which says nothing.
     """
-    if (~setup.problem.free).sum() > 1:
-        return solution
-    before, after = (
-        rigid.inverse(T)[:, :3, 3] for T in (setup.problem.T_cam_world, solution.T_cam_world)
-    )
-    apart = np.linalg.norm(before - before[0], axis=1) > _APART
-    if apart.sum() < 2:
-        return solution
-    return solution.scaled(_spread(before[apart]) / _spread(after[apart]))
+    before, after = setup.problem.T_cam_world, solution.T_cam_world
+    if (~setup.problem.free).sum() <= 1:
+        places = rigid.inverse(before)[:, :3, 3], rigid.inverse(after)[:, :3, 3]
+        apart = np.linalg.norm(places[0] - places[0][0], axis=1) > _APART
+        if apart.sum() >= 2:
+            solution = solution.scaled(_spread(places[0][apart]) / _spread(places[1][apart]))
+    T = solution.T_cam_world
+    if setup.seam in setup.frames:
+        row = setup.frames.index(setup.seam)
+        T = T @ rigid.inverse(T[row]) @ before[row]
+    # What rounding leaves would grow from window to window.
+    return replace(solution, T_cam_world=rigid.orthonormal(T))
 
 
 def _spread(places: Array) -> float:

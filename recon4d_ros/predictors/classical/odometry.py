@@ -100,6 +100,7 @@ class Odometry:
         self._keyframe_points = 0
         self._velocity = np.eye(4)
         self._depth_error = np.inf
+        self._settled_before = 0
         self._grey: Grey = np.zeros((0, 0), np.uint8)
         self._share = 1.0
         self._told = told
@@ -140,30 +141,29 @@ class Odometry:
         self._take_velocity()
         return tracked
 
-    def adjust(self) -> None:
-        """Bundle adjustment over the window and the keyframes."""
-        setup = self.setup()
-        if setup is not None:
-            self.take(setup, solved(setup, self.shutter.camera, self._config.iterations))
+    def adjust(self, settled_before: int = 0) -> None:
+        """Bundle adjustment over the window and the keyframes, once depth is known.
 
-    def setup(self) -> Setup | None:
-        """What there is to adjust; None before depth is known."""
-        if not self.ready or self.is_refuted:
-            return None
-        # What was handed out as final stays, lest the path tear; but not on an unsure structure,
-        # which could then never mend.
+        Args:
+            settled_before: frames before this one are handed out afterwards.
+        """
+        if self.ready and not self.is_refuted:
+            with self.lock:
+                setup = self._setup()
+            solution = solved(setup, self.shutter.camera, self._config.iterations)
+            with self.lock:
+                self._take_adjustment(setup, solution)
+        self._settled_before = settled_before
+
+    def _setup(self) -> Setup:
+        # What was handed out stays, lest the path tear; but an unsure structure could never mend.
         is_sure = self._depth_error < self._config.sure_depth_error and self.shutter.camera.is_sure
-        with self.lock:
-            first_free = self._recent[-1] - self._window.final_lag if is_sure else 0
-            state = self._table, self.poses, self.shutter, first_free, self._keyframes
-            return window_problem(*state, self._config)
-
-    def take(self, setup: Setup, solution: Solution) -> None:
-        """Take an adjustment over; what was tracked since `setup` follows its newest frame."""
-        with self.lock:
-            self._take_adjustment(setup, solution)
+        first_free = self._recent[-1] - self._window.final_lag if is_sure else 0
+        state = self._table, self.poses, self.shutter, first_free, self._settled_before - 1
+        return window_problem(*state, self._config)
 
     def _take_adjustment(self, setup: Setup, solution: Solution) -> None:
+        """What was tracked since `setup` follows its newest frame."""
         self.shutter.readout = ReadoutTime.learned(solution.readout_s, solution.readout_sigma_s)
         self.shutter.camera = self.shutter.camera.learned(solution.focal_px, solution.focal_sigma)
         solution = regauged(setup, solution)

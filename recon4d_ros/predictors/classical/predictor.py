@@ -132,7 +132,7 @@ class ClassicalPredictor:
         if missing:
             raise PredictorError(f"frames {missing} were not tracked; give each to track() first")
         gauge = self._known[window.indices[-1]].gauge_after
-        gauge.odometry.adjust()
+        gauge.odometry.adjust(window.settled_before)
         self._take_focal(gauge.odometry)
         views = self._views(gauge)
         for index in self._settled(window):
