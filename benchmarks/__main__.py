@@ -27,6 +27,7 @@ from recon4d_ros.errors import Recon4DError
 PARTS = (
     "trajectories",
     "starts",
+    "uncalibrated",
     "depth",
     "masks",
     "refinement",

@@ -8,8 +8,10 @@ from sparse_scene import Path
 from test_classical_bundle import problem
 
 from recon4d_ros.predictors.classical import bundle, rigid
-from recon4d_ros.predictors.classical.adjustment import Setup, regauged
+from recon4d_ros.predictors.classical.adjustment import Setup, is_shape_sure, regauged
+from recon4d_ros.predictors.classical.pinhole import UNKNOWN, Pinhole
 from recon4d_ros.predictors.classical.problem import Solution
+from recon4d_ros.predictors.classical.tracks import TrackTable
 
 FRAMES = 14
 
@@ -91,3 +93,31 @@ def test_a_camera_that_stays_where_it_is_has_no_scale():
     still = path(0.0)
     found, mended = adjusted(still, still)
     assert np.isfinite(found).all() and np.isfinite(mended.rho).all()
+
+
+# ------------------------------------------------------------------ what the focal length bends
+def sure(by_focal: np.ndarray, sigma: float) -> bool:
+    """Of points whose inverse depth 1 follows the log of a focal length as given."""
+    some, *_ = problem(count=20)
+    setup = Setup(np.arange(20), np.arange(20), list(range(6)), -1, some)
+    solution = replace(bundle.solve(some, 0), rho=np.ones(20), rho_by_focal=by_focal)
+    table = TrackTable(20, 6)
+    table.alive[:] = True
+    return is_shape_sure(table, setup, solution, Pinhole(500.0, 500.0, 320.0, 240.0, 480, sigma))
+
+
+BENDING = np.linspace(-2.0, 2.0, 20)  # the median differs by 1 from the middle
+
+
+def test_a_shape_is_sure_once_the_focal_length_bends_it_little():
+    assert not sure(BENDING, 0.03)
+    assert sure(BENDING, 0.015)
+
+
+def test_the_scale_may_follow_the_focal_length():
+    assert sure(np.full(20, 5.0), UNKNOWN)
+
+
+def test_a_given_focal_length_bends_nothing_and_one_no_camera_has_tells_nothing():
+    assert sure(np.zeros(20), 0.0)
+    assert not sure(np.zeros(20), UNKNOWN)

@@ -12,7 +12,7 @@ from sparse_scene import FOCAL, Path, bearings, global_shutter, inverse_depths, 
 
 from recon4d_ros.geometry import se3
 from recon4d_ros.predictors.classical import bundle, rigid
-from recon4d_ros.predictors.classical.problem import Problem, Readout
+from recon4d_ros.predictors.classical.problem import Problem, Readout, Solution
 from recon4d_ros.predictors.classical.shutter import ReadoutTime
 
 twists = st.lists(st.floats(-1.5, 1.5), min_size=6, max_size=6).map(np.array)
@@ -238,6 +238,24 @@ def test_a_focal_length_that_is_not_known_is_found(zoom):
     assert abs(np.log(found.focal_px / FOCAL)) < 3 * found.focal_sigma < 0.06
     error, without = (np.abs(each.T_cam_world - T).max() for each in (found, held))
     assert error < 0.2 * without
+
+
+def test_depths_follow_the_focal_length_as_stated():
+    """Against adjustments that hold a little more and a little less."""
+    given_problem, _, _ = problem(Path(num_frames=8))
+    given_problem = replace(given_problem, sigma_px=10.0)
+
+    def solved(log_zoom: float, sigma: float) -> Solution:
+        z = np.exp(log_zoom)
+        seen = {"ray": given_problem.ray / z, "uv": given_problem.uv / z, "focal_px": FOCAL * z}
+        return bundle.solve(replace(given_problem, **seen, focal_sigma=sigma), 100)
+
+    stated = solved(0.0, 0.3).rho_by_focal
+    less, more = (solved(log_zoom, 0.0) for log_zoom in (-1e-3, 1e-3))
+    measured = (more.rho - less.rho) / 2e-3
+    assert np.abs(measured).max() > 0.1
+    assert np.allclose(stated, measured, atol=0.02 * np.abs(measured).max())
+    assert not less.rho_by_focal.any()
 
 
 def test_noiseless_data_give_the_exact_answer():

@@ -77,9 +77,10 @@ def test_a_fast_pan_of_an_unknown_camera_starts_within_the_first_images() -> Non
     rotations so far made no sense: the eighth image, or none, and lost, where stamps were rounded.
     """
     frames = list(SequenceFolder(require("davis16_dev/scooter-black")))
-    states = [pose.state for pose in posed(in_order(frames[:-17:-1]))]
-    assert TrackingState.LOST not in states
-    assert states.index(TrackingState.TRACKING) < 6
+    found = posed(in_order(frames[:-17:-1]))
+    assert TrackingState.LOST not in [pose.state for pose in found]
+    moved = [bool(pose.T_map_cam[:3, 3].norm() > 0) for pose in found]
+    assert moved.index(True) < 6
 
 
 def test_a_small_image_starts_by_points_born_at_any_keyframe() -> None:
@@ -92,9 +93,34 @@ def test_a_small_image_starts_by_points_born_at_any_keyframe() -> None:
         replace(frame, rgb=image_grid.resize_image(frame.rgb, (frame.rgb.shape[0] // 2, 427)))
         for frame in frames
     ]
-    states = [pose.state for pose in posed(in_order(small))]
-    assert TrackingState.LOST not in states
-    assert states[-1] is TrackingState.TRACKING
+    found = posed(in_order(small))
+    assert TrackingState.LOST not in [pose.state for pose in found]
+    assert found[-1].T_map_cam[:3, 3].norm() > 0
+
+
+def test_depth_waits_until_the_focal_length_no_longer_bends_it() -> None:
+    """Nothing moves, the first focal length is 1.5 times the right one.
+
+    Measured: each frame's depth within 0.033, from the ninth on. With depth from the first
+    structure on, the first four were 0.33 off, and 11 % of the pixels around them flagged.
+    """
+    sequence = RealSequence("rendered/static_scene", list(range(18)))
+    reconstructor, final = build_reconstructor(Config()), []
+    for number in range(18):
+        frame = replace(sequence.frame(number), intrinsics=None)
+        final += reconstructor.step(frame).final
+    final += reconstructor.finish()[0]
+    ratios = [sequence.depths[result.frame.index] / result.depth for result in final]
+    known = [ratio[ratio.isfinite()] for ratio in ratios]
+    scale = torch.cat(known).median()
+    errors = [float((scale / each - 1).abs().mean()) for each in known if len(each)]
+    print([round(error, 3) for error in errors], len(errors))
+    assert 8 <= len(errors) < len(final)
+    assert max(errors) < 0.06
+    is_known = [bool(len(each)) for each in known]
+    assert is_known == sorted(is_known)
+    tracking = [result.state is TrackingState.TRACKING for result in final]
+    assert all(known for known, told in zip(is_known, tracking, strict=True) if told)
 
 
 def test_a_camera_that_adapts_is_followed_as_one_that_does_not() -> None:

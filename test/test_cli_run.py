@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -30,14 +31,13 @@ from recordings import (
 from recon4d_ros import __version__
 from recon4d_ros.cli import run as run_command
 from recon4d_ros.config import Config
-from recon4d_ros.datatypes import (
-    Frame,
-)
+from recon4d_ros.datatypes import Frame, Reconstruction, TrackingState
 from recon4d_ros.errors import FrameError
 from recon4d_ros.storage.dataset import SequenceFolder
 from recon4d_ros.storage.images import read_depth, read_mask
 from recon4d_ros.storage.index import read_index
 from recon4d_ros.storage.ply import read_ply
+from recon4d_ros.storage.rectification import CameraModel
 from recon4d_ros.storage.trajectory import read_trajectory
 
 
@@ -117,6 +117,26 @@ def test_an_estimated_camera_is_reported_for_the_input_size(tmp_path: Path, core
     assert report["intrinsics"]["source"] == "estimated"
     for key in ("fx", "fy", "cx", "cy", "width", "height"):
         assert report["intrinsics"][key] == pytest.approx(getattr(CAMERA.intrinsics, key))
+
+
+@pytest.mark.parametrize("camera", [None, CAMERA])
+def test_a_run_that_never_knew_depth_says_what_it_lacked(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    camera: CameraModel | None,
+) -> None:
+    class Unsure(FakeReconstructor):
+        def _result(self, frame: Frame, *, is_final: bool) -> Reconstruction:
+            result = super()._result(frame, is_final=is_final)
+            return replace(result, state=TrackingState.INITIALISING)
+
+    monkeypatch.setattr(run_command, "build_reconstructor", lambda config: Unsure())
+    folder = write_folder(tmp_path / "s", 3, camera=camera)
+    recon4d("run", folder.path, "--out", tmp_path / "out")
+    said = capsys.readouterr().out
+    assert "depth     never known" in said
+    assert ("intrinsics" in said) == (camera is None)
 
 
 def test_max_frames(tmp_path: Path, core: object) -> None:

@@ -180,4 +180,7 @@ def _report_lines(report: dict[str, Any], out: Path) -> list[str]:
     ]
     if camera["source"] is not None:
         lines.append(f"camera    {camera['source']}, fx {camera['fx']:.1f} px")
+    if not {"tracking", "no_parallax"} & report["states"].keys():
+        cure = "; or give its intrinsics" if camera["source"] == "estimated" else ""
+        lines.append(f"depth     never known: the camera has to move past things at rest{cure}")
     return [*lines, *(f"note      {note}" for note in report["notes"]), f"results   {out}"]

@@ -127,9 +127,12 @@ def _tracking_level(status: Status) -> tuple[bytes, str]:
         return DiagnosticStatus.OK, "waiting for images"
     if status.state is TrackingState.LOST:
         return DiagnosticStatus.ERROR, "lost: no pose is published until it is found again"
+    text = status.state.value
+    if status.state is TrackingState.INITIALISING:
+        text += ": no depth before the camera has moved past things at rest"
     if status.submap > 0:
-        return DiagnosticStatus.WARN, f"{status.state.value}, in submap {status.submap}"
-    return DiagnosticStatus.OK, status.state.value
+        return DiagnosticStatus.WARN, f"{text}, in submap {status.submap}"
+    return DiagnosticStatus.OK, text
 
 
 def _camera_text(status: Status) -> str:

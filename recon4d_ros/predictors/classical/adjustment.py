@@ -19,6 +19,9 @@ from recon4d_ros.predictors.classical.tracks import Index, TrackTable, places
 _APART = 1e-9  # predictor units: more than rounding
 _WEAK_PRIOR = 0.01  # its weight once a depth is known
 _UNSURE = 20  # times the iterations at most: it converges before
+# Relative error of depths by that of the focal length, above which the shape of the scene is not
+# known. A percent of it may bend depth by several, or not at all where the view goes straight.
+_SURE_SHAPE = 0.02
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,6 +155,18 @@ def depth_error(table: TrackTable, setup: Setup, solution: Solution) -> float:
     relative = np.median(solution.rho_sigma[live] / solution.rho[live])
     excess = float(np.nanmedian(solution.residual_px)) / setup.problem.sigma_px
     return float(relative) * max(1.0, excess)
+
+
+def is_shape_sure(table: TrackTable, setup: Setup, solution: Solution, camera: Pinhole) -> bool:
+    """Whether the live points' depths, but for their scale, hang little on the focal length."""
+    live = table.alive[setup.rows]
+    if camera.is_given or not live.any():
+        return camera.is_given
+    by_focal = solution.rho_by_focal[live] / solution.rho[live]
+    if not by_focal.any():  # it was held, because what was found no camera has
+        return False
+    bent = float(np.median(np.abs(by_focal - np.median(by_focal))))
+    return bent * camera.sigma < _SURE_SHAPE
 
 
 def take_over(table: TrackTable, setup: Setup, solution: Solution, outlier_px: float) -> None:

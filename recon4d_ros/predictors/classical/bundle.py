@@ -96,6 +96,7 @@ class _Step:
     rho: Array  # P
     shared: Array  # S
     shared_sigma: Array  # S
+    rho_by_last: Array  # P, change that the last of what is shared draws after it, per unit
 
 
 def solve(problem: Problem, max_iterations: int) -> Solution:
@@ -130,6 +131,7 @@ def solve(problem: Problem, max_iterations: int) -> Solution:
         if gain < _LEAST_GAIN * max(cost, 1e-12):
             break
     rho_sigma, residual = _uncertainty(problem, sights, at)
+    focal_sigma, rho_by_focal = _about_focal(problem, sights, at, state)
     return Solution(
         T_cam_world=state.T,
         rho=state.rho,
@@ -138,7 +140,8 @@ def solve(problem: Problem, max_iterations: int) -> Solution:
         readout_s=float(state.shared[0]),
         readout_sigma_s=float(sigma[0]),
         focal_px=at.focal_px,
-        focal_sigma=float(sigma[1]) if len(sigma) > 1 else 0.0,
+        focal_sigma=focal_sigma,
+        rho_by_focal=rho_by_focal,
         cost=cost,
         iterations=used,
     )
@@ -369,7 +372,8 @@ def _step(system: _System, damping: float) -> _Step:
     solved = np.linalg.solve(S, right)
     d_rho = -(system.g_rho / root + B @ solved[:, 0]) / root
     variance = np.maximum(np.diag(solved[shared, 1:]), 0.0)
-    return _Step(solved[poses, 0].reshape(-1, 6), d_rho, solved[shared, 0], variance**0.5)
+    by_last = -(B @ solved[:, -1]) / (root * solved[-1, -1])
+    return _Step(solved[poses, 0].reshape(-1, 6), d_rho, solved[shared, 0], variance**0.5, by_last)
 
 
 def _uncertainty(problem: Problem, sights: _Sights, at: _Transfer) -> tuple[Array, Array]:
@@ -380,3 +384,13 @@ def _uncertainty(problem: Problem, sights: _Sights, at: _Transfer) -> tuple[Arra
     residual = np.full(problem.uv.shape[:2], np.nan)
     residual[sights.point, np.repeat(sights.frame, sights.size)] = np.sqrt(_squared(at.residual))
     return 1.0 / np.sqrt(np.maximum(information, 1e-12)), residual
+
+
+def _about_focal(
+    problem: Problem, sights: _Sights, at: _Transfer, state: _State
+) -> tuple[float, Array]:
+    """Relative standard deviation of the focal length, and how rho (P,) follows its log."""
+    if problem.focal_sigma == 0:
+        return 0.0, np.zeros(len(state.rho))
+    step = _step(_normal_equations(problem, sights, at, state), 0.0)
+    return float(step.shared_sigma[-1]), step.rho_by_last

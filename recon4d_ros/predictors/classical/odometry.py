@@ -18,6 +18,7 @@ from recon4d_ros.predictors.classical import rigid
 from recon4d_ros.predictors.classical.adjustment import (
     Setup,
     depth_error,
+    is_shape_sure,
     regauged,
     solved,
     take_over,
@@ -38,10 +39,9 @@ from recon4d_ros.predictors.classical.points import Points
 from recon4d_ros.predictors.classical.pose import (
     ROUGH_STEP,
     PoseFit,
-    Sightings,
     Tracked,
     refine_pose,
-    sample_pose,
+    resampled,
 )
 from recon4d_ros.predictors.classical.problem import Readout, Solution
 from recon4d_ros.predictors.classical.rigid import Array
@@ -71,7 +71,8 @@ class Odometry:
 
     Attributes:
         shutter: the camera, its readout and velocity; a focal length not given is learned.
-        ready: depth is known, poses have translation.
+        ready: there is a structure, poses have translation.
+        knows_depth: depth may rest on it; not while a focal length unknown bends it.
         poses: T_cam_world (4, 4) of the remembered frames.
         is_refuted: the poses rest on what moves; no frame is posed any more.
         lock: to be held where these are read beside a tracking thread.
@@ -87,7 +88,7 @@ class Odometry:
     ) -> None:
         """Wait for the first frame, of which `told` are points if masks have told of them."""
         self.shutter = Shutter(camera, readout)
-        self.ready = self.is_refuted = False
+        self.ready = self.knows_depth = self.is_refuted = False
         self.poses: dict[int, Array] = {}
         self.lock = threading.RLock()
         self._config = config
@@ -173,6 +174,7 @@ class Odometry:
         adjusted |= {frame: T @ correction for frame, T in self.poses.items() if frame > newest}
         self.poses.update((frame, T) for frame, T in adjusted.items() if frame in self.poses)
         self._depth_error = depth_error(self._table, setup, solution)
+        self.knows_depth |= is_shape_sure(self._table, setup, solution, self.shutter.camera)
         take_over(self._table, setup, solution, self._config.outlier_px)
         self._take_velocity(slice(None))
 
@@ -259,7 +261,9 @@ class Odometry:
         if len(rows) < _MIN_SUPPORT or self.is_refuted:
             return Tracked(None, TrackingState.LOST, np.inf, len(rows))
         seen = self._points.sightings(rows, index)
-        fit = self._better(seen, rows, refine_pose(seen, self.poses[index], ROUGH_STEP))
+        fit = refine_pose(seen, self.poses[index], ROUGH_STEP)
+        if fit.inlier.mean() <= min(_PLAIN_SHARE, _USUAL_SHARE * self._share):
+            fit = resampled(seen, self._points.are_sure(rows), fit)
         if self._agree(fit):
             expected = self.shutter.velocity(index)
             self.poses[index] = fit.T_cam_world
@@ -272,22 +276,16 @@ class Odometry:
         support = len(self._support)
         if not self._agree(fit):
             return Tracked(None, TrackingState.LOST, fit.residual_px, support)
-        return Tracked(fit.T_cam_world, TrackingState.TRACKING, fit.residual_px, support)
+        return Tracked(fit.T_cam_world, self._state, fit.residual_px, support)
+
+    @property
+    def _state(self) -> TrackingState:
+        return TrackingState.TRACKING if self.knows_depth else TrackingState.INITIALISING
 
     def _agree(self, fit: PoseFit) -> bool:
         """Whether enough points agree with a pose to believe it."""
         share = self._config.min_inlier_share
         return bool(fit.inlier.sum() >= max(_MIN_SUPPORT, share * len(fit.inlier)))
-
-    def _better(self, seen: Sightings, rows: Index, fit: PoseFit) -> PoseFit:
-        """A sampled pose instead, if too few points agree and clearly more agree with that one."""
-        if fit.inlier.mean() > min(_PLAIN_SHARE, _USUAL_SHARE * self._share):
-            return fit
-        T = sample_pose(seen.where(self._points.are_sure(rows)))
-        if T is None:
-            return fit
-        other = refine_pose(seen, T, ROUGH_STEP)
-        return other if other.inlier.sum() > 1.1 * fit.inlier.sum() else fit
 
     def _rotated(self, index: int) -> Tracked:
         """Before depth is known: the rotation since the reference, no translation."""
@@ -324,7 +322,7 @@ class Odometry:
             return tracked
         self._take(structure, rows, frames)
         residual = float(np.nanmedian(structure.residual_px))
-        return Tracked(self.poses[index], TrackingState.TRACKING, residual, len(rows))
+        return Tracked(self.poses[index], self._state, residual, len(rows))
 
     def _best_structure(self, rows: Index, frames: list[int]) -> Structure | None:
         views = partial(self._views, rows, frames)
@@ -356,7 +354,7 @@ class Odometry:
         table.rho_prior[rows] = 1.0
         self.shutter.readout = structure.readout
         self._support = rows
-        self.ready = True
+        self.ready, self.knows_depth = True, self.shutter.camera.is_given
         if frames[-1] not in self._keyframes:
             self._make_keyframe(frames[-1])
         self._take_velocity(slice(None))

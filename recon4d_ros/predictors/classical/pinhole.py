@@ -36,6 +36,11 @@ class Pinhole:
         return 0.5 * (self.fx + self.fy)
 
     @property
+    def is_given(self) -> bool:
+        """Whether nothing of it is to be learned."""
+        return self.sigma == 0
+
+    @property
     def is_sure(self) -> bool:
         """Whether its focal length may be relied on."""
         return self.sigma < _SURE
@@ -47,7 +52,7 @@ class Pinhole:
 
     def learned(self, focal_px: float, sigma: float) -> Pinhole:
         """What the next window is to expect after one that found this; what was held stays."""
-        if self.sigma == 0 or sigma == 0:
+        if self.is_given or sigma == 0:
             return self
         factor = focal_px / self.focal
         # Few steps are taken per window: what still moves is not known, however sharp its valley.

@@ -143,6 +143,21 @@ def sample_pose(seen: Sightings, reprojection_px: float = 2.0) -> Array | None:
     return T
 
 
+def resampled(seen: Sightings, known: Mask, fit: PoseFit) -> PoseFit:
+    """A sampled pose instead of a fit, if clearly more points agree with that one.
+
+    Args:
+        seen: the points.
+        known: (N,) those whose depth is known, to sample from.
+        fit: what a guess led to.
+    """
+    T = sample_pose(seen.where(known))
+    if T is None:
+        return fit
+    other = refine_pose(seen, T, ROUGH_STEP)
+    return other if other.inlier.sum() > 1.1 * fit.inlier.sum() else fit
+
+
 def fit_rotation(ray: Array, uv: Array, R: Array, focal_px: float) -> tuple[Array, Array]:
     """Rotation that best explains a pair of views with no translation.
 

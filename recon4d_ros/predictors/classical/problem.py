@@ -76,6 +76,7 @@ class Solution:
         readout_s: time to read an image.
         readout_sigma_s: standard deviation of that, poses and depths taken as unknown.
         focal_px, focal_sigma: likewise, the latter relative; what was given if it was known.
+        rho_by_focal: (P,) how rho follows the log of the focal length; 0 if that was known.
         cost: robust cost.
         iterations: taken.
     """
@@ -88,6 +89,7 @@ class Solution:
     readout_sigma_s: float
     focal_px: float
     focal_sigma: float
+    rho_by_focal: Array
     cost: float
     iterations: int
 
@@ -96,5 +98,10 @@ class Solution:
         base = self.T_cam_world[0]
         T = self.T_cam_world @ rigid.inverse(base)
         T[:, :3, 3] *= factor
-        rho, sigma = self.rho / factor, self.rho_sigma / factor
-        return replace(self, T_cam_world=T @ base, rho=rho, rho_sigma=sigma)
+        return replace(
+            self,
+            T_cam_world=T @ base,
+            rho=self.rho / factor,
+            rho_sigma=self.rho_sigma / factor,
+            rho_by_focal=self.rho_by_focal / factor,
+        )
