@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks.table import Row
 from benchmarks.trajectories import plain_odometry
-from benchmarks.workbench import Workbench, sequence_folder
+from benchmarks.workbench import Workbench, all_but, sequence_folder
 
 FIRST_IMAGES = {
     "tum_fr3_walking_halfsphere_clip": (0, 1, 2, 3, 4, 5, 6, 7, 8, 10, 12, 15, 20, 25),
@@ -44,12 +44,7 @@ def _rows(bench: Workbench, name: str, first_images: Sequence[int]) -> Iterator[
 
 def begun_at(first: int, sequence: Path, folder: Path) -> Path:
     """The same sequence without its first images."""
-    made = folder / f"{sequence.name}_begun_at_{first}"
-    made.mkdir(parents=True, exist_ok=True)
-    for entry in sequence.iterdir():
-        link = made / entry.name
-        if entry.name != "rgb.txt" and not link.exists():
-            link.symlink_to(entry)
+    made = all_but("rgb.txt", sequence, folder / f"{sequence.name}_begun_at_{first}")
     lines = (sequence / "rgb.txt").read_text().splitlines(keepends=True)
     comments = [line for line in lines if line.startswith("#")]
     (made / "rgb.txt").write_text("".join(comments + lines[len(comments) + first :]))

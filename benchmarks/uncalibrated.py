@@ -11,7 +11,7 @@ from pathlib import Path
 
 from benchmarks.table import Row
 from benchmarks.trajectories import TARGETS
-from benchmarks.workbench import Workbench, sequence_folder
+from benchmarks.workbench import Workbench, all_but, sequence_folder
 from recon4d_ros.evaluation.report import Report
 from recon4d_ros.storage.dataset import SequenceFolder
 
@@ -38,12 +38,7 @@ def benchmark(bench: Workbench) -> Iterator[Row]:
 
 def uncalibrated(sequence: Path, folder: Path) -> Path:
     """The same sequence without intrinsics."""
-    made = folder / f"{sequence.name}_uncalibrated"
-    made.mkdir(parents=True, exist_ok=True)
-    for entry in sequence.iterdir():
-        link = made / entry.name
-        if entry.name != "intrinsics.json" and not link.exists():
-            link.symlink_to(entry)
+    made = all_but("intrinsics.json", sequence, folder / f"{sequence.name}_uncalibrated")
     camera = json.loads((sequence / "intrinsics.json").read_text())
     text = json.dumps(camera | dict.fromkeys(_UNKNOWN), indent=2)
     (made / "intrinsics.json").write_text(text)

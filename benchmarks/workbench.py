@@ -91,3 +91,13 @@ def sequence_folder(name: str) -> Path:
             f"the benchmarks need the sequence {name} in ../shared/data beside the repository"
         )
     return folder
+
+
+def all_but(left_out: str, sequence: Path, folder: Path) -> Path:
+    """The same sequence in another folder, without one of its files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for entry in sequence.iterdir():
+        link = folder / entry.name
+        if entry.name != left_out and not link.exists():
+            link.symlink_to(entry)
+    return folder
