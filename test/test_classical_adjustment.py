@@ -89,10 +89,11 @@ def test_rotations_stay_rotations_over_many_windows():
     assert np.allclose(T[:, :3, :3] @ T[:, :3, :3].transpose(0, 2, 1), np.eye(3), atol=1e-9)
 
 
-def test_a_camera_that_stays_where_it_is_has_no_scale():
-    still = path(0.0)
-    found, mended = adjusted(still, still)
-    assert np.isfinite(found).all() and np.isfinite(mended.rho).all()
+@pytest.mark.parametrize(("before", "after"), [(0.0, 0.0), (1.0, 0.0), (0.0, 1.0)])
+def test_a_camera_that_stays_where_it_is_has_no_scale(before, after):
+    found, mended = adjusted(path(before), path(after))
+    assert np.allclose(found, centres(path(after)))
+    assert np.isfinite(mended.rho).all()
 
 
 # ------------------------------------------------------------------ what the focal length bends

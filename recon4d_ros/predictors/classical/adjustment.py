@@ -124,12 +124,9 @@ def regauged(setup: Setup, solution: Solution) -> Solution:
     spread. One step of it would be a poor measure: a hundredth too much, and after a dozen steps
     the path tears. Frames before the first structure are all in one place, which says nothing.
     """
-    before, after = setup.problem.T_cam_world, solution.T_cam_world
+    before = setup.problem.T_cam_world
     if (~setup.problem.free).sum() <= 1:
-        places = rigid.inverse(before)[:, :3, 3], rigid.inverse(after)[:, :3, 3]
-        apart = np.linalg.norm(places[0] - places[0][0], axis=1) > _APART
-        if apart.sum() >= 2:
-            solution = solution.scaled(_spread(places[0][apart]) / _spread(places[1][apart]))
+        solution = solution.scaled(_shrinkage(before, solution.T_cam_world))
     T = solution.T_cam_world
     if setup.seam in setup.frames:
         row = setup.frames.index(setup.seam)
@@ -138,9 +135,17 @@ def regauged(setup: Setup, solution: Solution) -> Solution:
     return replace(solution, T_cam_world=rigid.orthonormal(T))
 
 
-def _spread(places: Array) -> float:
-    """Root of the mean squared distance of (N, 3) from their centre."""
-    return float(np.sqrt(np.var(places, axis=0).sum()))
+def _shrinkage(before: Array, after: Array) -> float:
+    """Spread of the cameras (F, 4, 4) before over that after, of those that were not at the first.
+
+    1 where that is none.
+    """
+    places = rigid.inverse(np.stack([before, after]))[..., :3, 3]
+    apart = np.linalg.norm(places[0] - places[0, 0], axis=1) > _APART
+    if apart.sum() < 2:
+        return 1.0
+    spread = np.sqrt(np.var(places[:, apart], axis=1).sum(axis=1))
+    return float(spread[0] / spread[1]) if spread.min() > _APART else 1.0
 
 
 def depth_error(table: TrackTable, setup: Setup, solution: Solution) -> float:
