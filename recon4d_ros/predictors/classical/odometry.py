@@ -174,7 +174,8 @@ class Odometry:
         adjusted |= {frame: T @ correction for frame, T in self.poses.items() if frame > newest}
         self.poses.update((frame, T) for frame, T in adjusted.items() if frame in self.poses)
         self._depth_error = depth_error(self._table, setup, solution)
-        self.knows_depth |= is_shape_sure(self._table, setup, solution, self.shutter.camera)
+        camera = self.shutter.camera
+        self.knows_depth = self.knows_depth or is_shape_sure(self._table, setup, solution, camera)
         take_over(self._table, setup, solution, self._config.outlier_px)
         self._take_velocity(slice(None))
 

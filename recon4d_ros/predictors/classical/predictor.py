@@ -309,7 +309,7 @@ class ClassicalPredictor:
     def _state(self, index: int, known: Known) -> TrackingState:
         """TRACKING only if the recent baseline shows depth; standing and turning say so."""
         odometry, state = known.gauge.odometry, known.tracked.state
-        if state is not TrackingState.TRACKING or not odometry.knows_depth:
+        if state is not TrackingState.TRACKING:
             return state
         with self._lock:
             recent = list(self._known)[-self._config.window.size :]
